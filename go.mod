@@ -1,0 +1,3 @@
+module github.com/vaultpool/vaultpool
+
+go 1.25
