@@ -1,0 +1,77 @@
+# What there is to run: `make help`. What must hold before a change lands: `make test`.
+
+# Tools run at these versions, from the Go module proxy; nothing is installed. They are not in go.mod, since
+# whoever uses the library would have to read past their dependencies.
+GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+export GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+# The development Vault is a module of its own and builds with a tag of its own; integration comes last, because
+# its tests take longest.
+MODULES := . examples integration/devvault integration
+TESTED  := . examples integration
+
+# $(call each,MODULES,COMMAND) runs a command in each module and stops at the first that fails.
+each = @set -e; for module in $(1); do printf '\n== %s: %s\n' "$$module" '$(2)'; (cd $$module && $(2)); done
+
+# The steps of a target run in the order they are written, also under make -j.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+.PHONY: test
+test: setup vet check-imports check-tidy lint vulncheck test-race ## everything: all checks, and all tests on real servers; installs what is missing
+
+.PHONY: test-short
+test-short: vet check-imports ## what needs no server and no network: vet, imports, unit tests
+	$(call each,. examples,go test -race -short ./...)
+
+.PHONY: demo
+demo: setup ## the example service under load, on real servers, with 8-second leases; DURATION=90s ends it
+	@cd integration && go build -o ../bin/demo ./demo
+	@exec bin/demo
+
+.PHONY: bench
+bench: setup ## pgvault beside raw pgxpool and the usual ways of rotating by hand
+	@cd integration && go build -o ../bin/bench ./bench
+	@exec bin/bench
+
+.PHONY: setup
+setup: ## install PostgreSQL's server where it is missing (Debian, as root or with sudo)
+	@integration/setup.sh postgres
+
+.PHONY: vet
+vet: ## go vet
+	$(call each,$(MODULES),go vet -tags minimal ./...)
+
+.PHONY: lint
+lint: ## golangci-lint, formatting included; building it takes minutes the first time
+	$(call each,$(MODULES),$(GOLANGCI_LINT) run)
+
+.PHONY: fmt
+fmt: ## format everything with gofumpt
+	$(call each,$(MODULES),$(GOLANGCI_LINT) fmt)
+
+.PHONY: check-imports
+check-imports: ## who may import whom
+	@.ci/check-imports
+
+.PHONY: check-tidy
+check-tidy: ## every go.mod and go.sum is as go mod tidy leaves it
+	$(call each,$(MODULES),go mod tidy -diff)
+
+# Not the development Vault: its dependencies are those that Vault's own release pins, and nothing that is
+# published contains them.
+.PHONY: vulncheck
+vulncheck: ## known vulnerabilities in code that we call; says so where their database cannot be reached
+	$(call each,$(TESTED),$(CURDIR)/.ci/vulncheck)
+
+.PHONY: test-race
+test-race: ## all tests with the race detector; the servers must be installed (make setup)
+	$(call each,$(TESTED),go test -race -timeout 20m ./...)
+
+.PHONY: clean
+clean: ## remove what make built here
+	rm -rf bin
