@@ -20,6 +20,7 @@ const (
 	Refreshed        EventKind = "refreshed"         // issued again and found unchanged
 	LoginRefused     EventKind = "login refused"     // a connection was refused; rotation starts
 	Draining         EventKind = "draining"          // a newer one took its place; Connections are left
+	ReplaceFailed    EventKind = "replace failed"    // a pool could not replace a connection; Reason is the pool
 	Drained          EventKind = "drained"           // its last connection is gone
 	DrainDeadline    EventKind = "drain deadline"    // Connections were left and are ended now
 	SessionsEnded    EventKind = "sessions ended"    // they are gone at the server; Err where that is not certain
@@ -32,6 +33,7 @@ const (
 	CapReached       EventKind = "cap reached"       // too many unrevoked leases: nothing is issued until one is gone
 	Paused           EventKind = "paused"            // Pause was called
 	Resumed          EventKind = "resumed"           // and undone
+	EventsMissed     EventKind = "events missed"     // the subscriber did not keep up and lost Missed events
 	SubscriberFailed EventKind = "subscriber failed" // a subscriber panicked and gets no more events
 	Closed           EventKind = "closed"            // the Rotator is closed; Err says what could not be done
 )
@@ -51,9 +53,13 @@ type Event struct {
 	Missed      int // events that this subscriber lost just before this one, because it did not keep up
 }
 
-// LogValue returns the fields that are set.
+// LogValue returns the kind and the fields that are set.
 func (e Event) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
+	return slog.GroupValue(append([]slog.Attr{slog.String("event", string(e.Kind))}, e.attrs()...)...)
+}
+
+func (e Event) attrs() []slog.Attr {
+	var attrs []slog.Attr
 	add := func(set bool, a slog.Attr) {
 		if set {
 			attrs = append(attrs, a)
@@ -66,6 +72,7 @@ func (e Event) LogValue() slog.Value {
 	add(e.Took != 0, slog.Duration("took", e.Took))
 	add(e.Attempt != 0, slog.Int("attempt", e.Attempt))
 	add(!e.RetryAt.IsZero(), slog.Time("retry_at", e.RetryAt))
+	add(e.Missed != 0, slog.Int("missed", e.Missed))
 	add(e.Err != nil, slog.Any("error", e.Err))
-	return slog.GroupValue(attrs...)
+	return attrs
 }

@@ -1,0 +1,213 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Target is a pool, as the engine sees it: what an adapter gives to
+// [Rotator.Attach]. The engine calls it from goroutines that it starts for the
+// purpose and waits for at Close; a panic counts as a failure of the step.
+type Target interface {
+	// Name says which pool this is in status and events, "db.internal:5432/app".
+	// It holds no secret.
+	Name() string
+	// Probe logs in with g's credential on every host that the pool may dial, with
+	// the pool's whole configuration, binding its connections to g, and closes
+	// them again.
+	Probe(ctx context.Context, g *Generation) ProbeResult
+	// Replace replaces the pool's connections of old by connections of the current
+	// generation, idle ones first, none that is in use, paced so that it is done by
+	// the given time. Once old.Dead() there is nothing to spare: at once. It
+	// returns when Connections(old) is 0 or ctx is done.
+	Replace(ctx context.Context, old *Generation, by time.Time)
+	// End ends the sessions of conns at the server, where closing our socket does
+	// not do it, and returns nil when they are known to be gone. Their sockets are
+	// closed already. It may log in with g, binding to it.
+	End(ctx context.Context, g *Generation, conns []*Conn) error
+}
+
+// ProbeResult counts what hosts answered to a login.
+type ProbeResult struct {
+	Accepted int
+	Refused  int   // the login itself was refused: speaks against the credential
+	Unknown  int   // unreachable, full, broken: says nothing about it
+	Err      error // why, for those not accepted; wraps ErrRefused where one refused
+}
+
+// Attachment is one pool's place at a Rotator.
+type Attachment struct {
+	r      *Rotator
+	target Target
+	ctx    context.Context // done once Close begins
+	cancel context.CancelFunc
+	once   sync.Once
+	err    error
+}
+
+// Attach adds a pool. Its connections are those that it passes through
+// [Attachment.Track]; no lease is revoked while one of them is open, but for the
+// drain deadline. The only error is ErrClosed.
+func (r *Rotator) Attach(target Target) (*Attachment, error) {
+	a := &Attachment{r: r, target: target}
+	a.ctx, a.cancel = context.WithCancel(r.ctx)
+	closing := false
+	if !r.do(func() {
+		if closing = r.loop.closing; !closing {
+			r.loop.attached = append(r.loop.attached, a)
+		}
+	}) || closing {
+		a.cancel()
+		return nil, fmt.Errorf("attaching %s: %w", target.Name(), ErrClosed)
+	}
+	return a, nil
+}
+
+// Track wraps a socket that was just dialled. It is counted from
+// [Conn.Bind] on; call that before the login, with what Current returns.
+func (a *Attachment) Track(raw net.Conn) net.Conn { return track(a, raw) }
+
+// Current returns the generation to log in with, or a *[NoCredentialError] at
+// once if no login is possible for now, or ErrClosed.
+func (a *Attachment) Current() (*Generation, error) { return a.r.usable() }
+
+// BindCurrent binds c to whatever generation is current and returns it. It fails
+// as Current does.
+func (a *Attachment) BindCurrent(c *Conn) (*Generation, error) {
+	for {
+		g, err := a.r.usable()
+		if err != nil {
+			return nil, err
+		}
+		switch err := c.Bind(g); {
+		case err == nil:
+			return g, nil
+		case c.Generation() != nil || !errors.Is(err, ErrStale):
+			return nil, fmt.Errorf("binding a connection of %s: %w", a.target.Name(), err)
+		}
+		// g went out of date between the two and is never current again, so this
+		// ends.
+	}
+}
+
+// Connections returns how many connections of g this attachment has open.
+func (a *Attachment) Connections(g *Generation) int {
+	_, by := g.count()
+	return by[a]
+}
+
+// Refused reports that the database refused a login with g. However many report
+// it, one rotation follows; of a generation that is not current it says nothing
+// new. The login can be tried again when Await returns nil.
+func (a *Attachment) Refused(g *Generation, err error) {
+	a.r.do(func() { a.r.loop.loginRefused(g, a.target.Name(), err) })
+}
+
+// Await waits until a login is possible. It returns a *[NoCredentialError] when
+// an attempt to replace the credential has failed, since waiting is then a matter
+// of luck; ctx's error when that is done first; or ErrClosed.
+func (a *Attachment) Await(ctx context.Context) error { return a.r.await(ctx) }
+
+// Prove logs in with the current credential, as is right before a new pool is
+// handed to its user. It fails only if the login is refused by every host that
+// answers, and goes on trying for up to two seconds, since a user that was just
+// made may not have reached a replica. That no host can be reached is no failure,
+// as it is none for the pools themselves.
+func (a *Attachment) Prove(ctx context.Context) error {
+	const patience = 2 * time.Second
+	start := readClocks()
+	for attempt := 1; ; attempt++ {
+		g, err := a.r.usable()
+		if err != nil {
+			return err
+		}
+		p := a.probe(ctx, g)
+		if p.Accepted > 0 || p.Refused == 0 {
+			return nil
+		}
+		if readClocks().since(start) >= patience || ctx.Err() != nil {
+			return fmt.Errorf("logging in to %s with a newly issued credential (user %s): %w",
+				a.target.Name(), g.cred.Username(), p.Err)
+		}
+		select {
+		case <-time.After(backoff(attempt, 50*time.Millisecond, 500*time.Millisecond, 0, a.r.random())):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (a *Attachment) probe(ctx context.Context, g *Generation) (p ProbeResult) {
+	ctx, cancel := context.WithTimeout(ctx, a.r.config.ProbeTimeout)
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			p = ProbeResult{Unknown: 1, Err: fmt.Errorf("probe of %s panicked: %v", a.target.Name(), v)}
+		}
+	}()
+	return a.target.Probe(ctx, g)
+}
+
+// replace runs the target's Replace until old has no connection left here.
+func (a *Attachment) replace(old *Generation, by time.Time) {
+	defer func() {
+		if v := recover(); v != nil {
+			a.r.events.publish(Event{Time: time.Now(), Kind: ReplaceFailed, Generation: old.id, Reason: a.target.Name(),
+				Err: fmt.Errorf("replacing connections panicked, what is left is ended at the drain deadline: %v", v)})
+		}
+	}()
+	a.target.Replace(a.ctx, old, by)
+}
+
+// end closes the sockets of g that belong to a, has their sessions ended at the
+// server, and only then uncounts them.
+func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (n int, err error) {
+	conns := g.beginEnding(a)
+	defer g.endEnding(conns)
+	if len(conns) == 0 {
+		return 0, nil
+	}
+	for _, c := range conns {
+		c.interrupt(cause)
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("ending sessions of %s panicked: %v", a.target.Name(), v)
+		}
+	}()
+	return len(conns), a.target.End(ctx, g, conns)
+}
+
+// Close ends what this attachment still has open, of every generation, at the
+// server too, and detaches it. Close the pool first: then only what callers leaked
+// or hijacked is left. It returns how that went; what it could not end at the
+// server is left to the server. Other attachments are not touched. Idempotent.
+func (a *Attachment) Close(ctx context.Context) error {
+	a.once.Do(func() { a.err = a.close(ctx) })
+	return a.err
+}
+
+func (a *Attachment) close(ctx context.Context) error {
+	a.cancel()
+	var gens []*Generation
+	a.r.do(func() {
+		gens = a.r.loop.liveGenerations()
+		a.r.loop.detach(a)
+	})
+	cause := fmt.Errorf("%w: its pool %s was closed", ErrEnded, a.target.Name())
+	var errs []error
+	total := 0
+	for _, g := range gens {
+		n, err := a.end(ctx, g, cause)
+		if total += n; err != nil {
+			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.target.Name(), err))
+		}
+	}
+	if total > 0 {
+		errs = append(errs, fmt.Errorf("closing %s: %d connections were still in use and have been ended", a.target.Name(), total))
+	}
+	return errors.Join(errs...)
+}

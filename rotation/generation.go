@@ -1,0 +1,243 @@
+package rotation
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// The phases a connection's owner has to tell apart, cheaply, on every checkout.
+const (
+	phaseServing  = iota // issued or current
+	phaseDraining        // replaced, still valid: may serve
+	phaseDead            // never handed out
+)
+
+// Generation is one issued credential, its lease, and every socket that was
+// opened with it. The Rotator revokes the lease when the last of them is gone.
+type Generation struct {
+	id   uint64
+	cred Credential
+
+	phase atomic.Int32
+	live  func() // called, without a lock held, when no login is possible and the last socket went
+
+	mu     sync.Mutex
+	open   bool // takes logins
+	ending int  // enders at work: they alone may still log in, to end what is left
+	conns  map[*Conn]struct{}
+
+	owned // belongs to the Rotator's goroutine
+}
+
+// ID returns the generation's number, from 1.
+func (g *Generation) ID() uint64 { return g.id }
+
+// Credential returns what to log in with.
+func (g *Generation) Credential() Credential { return g.cred }
+
+// Serving reports whether this is the current generation, or one being proven.
+// It costs one atomic load.
+func (g *Generation) Serving() bool { return g.phase.Load() == phaseServing }
+
+// Dead reports whether connections of this generation may no longer be handed
+// out. It costs one atomic load.
+func (g *Generation) Dead() bool { return g.phase.Load() == phaseDead }
+
+func newGeneration(id uint64, cred Credential, live func()) *Generation {
+	return &Generation{id: id, cred: cred, live: live, open: true, conns: make(map[*Conn]struct{})}
+}
+
+// shut takes no more logins. What was bound before is counted, so that a count
+// of zero seen after shut stays zero.
+func (g *Generation) shut() {
+	g.mu.Lock()
+	g.open = false
+	g.mu.Unlock()
+}
+
+// empty reports that nothing is left and nothing can come.
+func (g *Generation) empty() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.open && g.ending == 0 && len(g.conns) == 0
+}
+
+// count returns how many connections there are, in all and by attachment.
+func (g *Generation) count() (int, map[*Attachment]int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	by := make(map[*Attachment]int)
+	for c := range g.conns {
+		by[c.att]++
+	}
+	return len(g.conns), by
+}
+
+// beginEnding takes out the connections of att, of all attachments if nil, that
+// nobody is ending yet. They stay counted until endEnding.
+func (g *Generation) beginEnding(att *Attachment) []*Conn {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ending++
+	var conns []*Conn
+	for c := range g.conns {
+		if (att == nil || c.att == att) && !c.ending {
+			c.ending = true
+			conns = append(conns, c)
+		}
+	}
+	return conns
+}
+
+func (g *Generation) endEnding(conns []*Conn) {
+	g.mu.Lock()
+	g.ending--
+	for _, c := range conns {
+		delete(g.conns, c)
+	}
+	g.mu.Unlock()
+	g.signalIfEmpty()
+}
+
+func (g *Generation) signalIfEmpty() {
+	if g.empty() {
+		g.live()
+	}
+}
+
+// Conn is a socket that a generation counts from Bind, before the login, until
+// Close. It is made by [Attachment.Track].
+type Conn struct {
+	net.Conn
+	att    *Attachment
+	gen    atomic.Pointer[Generation]
+	cause  atomic.Pointer[error]
+	once   sync.Once
+	err    error
+	ending bool // guarded by gen.mu: an ender uncounts it, not Close
+
+	session atomic.Pointer[any]
+}
+
+// NetConn returns the socket underneath, as crypto/tls.Conn's does.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Bind counts the connection in g from now on. It returns ErrStale when g takes
+// no more logins: take the current generation and bind again; ErrClosed once the
+// attachment is closed. A connection is bound once.
+func (c *Conn) Bind(g *Generation) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ending == 0 { // an ender may log in to end what is left, nobody else
+		if c.att.ctx.Err() != nil {
+			return ErrClosed
+		}
+		if !g.open {
+			return ErrStale
+		}
+	}
+	if !c.gen.CompareAndSwap(nil, g) {
+		return ErrStale
+	}
+	g.conns[c] = struct{}{}
+	return nil
+}
+
+// Generation returns what Bind bound, nil before.
+func (c *Conn) Generation() *Generation { return c.gen.Load() }
+
+// SetSession stores whatever the adapter needs to end this connection's session
+// at the server; Session returns it, nil before.
+func (c *Conn) SetSession(s any) { c.session.Store(&s) }
+
+// Session returns what SetSession stored.
+func (c *Conn) Session() any {
+	if s := c.session.Load(); s != nil {
+		return *s
+	}
+	return nil
+}
+
+// Read reads from the socket; after the connection was ended it says why.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	return n, c.explain(err)
+}
+
+// Write writes to the socket; after the connection was ended it says why.
+func (c *Conn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	return n, c.explain(err)
+}
+
+func (c *Conn) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := c.cause.Load(); cause != nil {
+		return *cause
+	}
+	return err
+}
+
+// Close closes the socket and uncounts it, once.
+func (c *Conn) Close() error {
+	c.closeSocket()
+	g := c.gen.Load()
+	if g == nil {
+		return c.err
+	}
+	g.mu.Lock()
+	if !c.ending {
+		delete(g.conns, c)
+	}
+	g.mu.Unlock()
+	g.signalIfEmpty()
+	return c.err
+}
+
+// interrupt closes the socket under its user's feet and leaves it counted.
+func (c *Conn) interrupt(cause error) {
+	c.cause.Store(&cause)
+	c.closeSocket()
+}
+
+func (c *Conn) closeSocket() { c.once.Do(func() { c.err = c.Conn.Close() }) }
+
+// descriptorConn is a Conn over a socket that gives access to its descriptor.
+// They are two types because drivers probe for syscall.Conn, and take an error
+// from it for a dead connection.
+type descriptorConn struct{ Conn }
+
+// SyscallConn returns the socket's.
+func (c *descriptorConn) SyscallConn() (syscall.RawConn, error) {
+	return c.Conn.Conn.(syscall.Conn).SyscallConn()
+}
+
+// track wraps raw so that it can be bound.
+func track(att *Attachment, raw net.Conn) net.Conn {
+	if _, ok := raw.(syscall.Conn); ok {
+		return &descriptorConn{Conn{Conn: raw, att: att}}
+	}
+	return &Conn{Conn: raw, att: att}
+}
+
+// ConnOf finds the tracked connection in c: c itself, or what is underneath
+// where c has a NetConn method (crypto/tls does). nil if there is none.
+func ConnOf(c net.Conn) *Conn {
+	for c != nil {
+		switch v := c.(type) {
+		case *descriptorConn:
+			return &v.Conn
+		case *Conn:
+			return v
+		case interface{ NetConn() net.Conn }:
+			c = v.NetConn()
+		default:
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,287 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// slowAnswer is how long callers wait for an issue before they are told that
+// there is no credential. The issue itself goes on.
+const slowAnswer = 10 * time.Second
+
+// operation is the one attempt to get a credential: an issue in flight, then the
+// proof of what it brought.
+type operation struct {
+	reason  string
+	started instant
+	refresh bool // look whether the credential changed
+	slow    bool
+
+	gen     *Generation // nil until issued
+	probing bool
+	probes  int
+	probeAt instant
+}
+
+// issue asks the source for a credential, detached: nobody cancels it.
+func (l *loop) issue(now instant, reason string, refresh bool) {
+	l.op = &operation{reason: reason, started: now, refresh: refresh}
+	l.lastIssue, l.issued = now, true
+	l.show()
+	r := l.r
+	go func() {
+		cred, lease, err := safely(func() (Credential, Lease, error) {
+			return r.source.Issue(context.WithoutCancel(r.ctx))
+		})
+		if err == nil && cred.Username() == "" {
+			err = fmt.Errorf("%w: the source returned no user name", ErrInvalid)
+		}
+		if !r.do(func() { l.answered(now, cred, lease, err) }) && err == nil {
+			r.revokeOrphan(lease)
+		}
+	}()
+}
+
+func safely(issue func() (Credential, Lease, error)) (c Credential, lease Lease, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the source's Issue panicked: %v", v)
+		}
+	}()
+	return issue()
+}
+
+// revokeOrphan gives back what an issue brought after Close had given up on it.
+func (r *Rotator) revokeOrphan(lease Lease) {
+	if r.revoker == nil || !lease.Revocable {
+		return
+	}
+	for attempt := 1; attempt <= 5; attempt++ {
+		ctx, cancel := context.WithTimeout(context.Background(), r.config.CloseTimeout)
+		err := r.revoker.Revoke(ctx, lease)
+		cancel()
+		if err == nil {
+			return
+		}
+		if r.config.Logger != nil {
+			r.config.Logger.Warn("vaultpool: revoking a lease that was issued after Close", "attempt", attempt, "error", err)
+		}
+		time.Sleep(backoff(attempt, 250*time.Millisecond, 5*time.Second, 0, r.random()))
+	}
+}
+
+// answered takes the answer of an issue.
+func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
+	took := l.r.now().since(now)
+	if err != nil {
+		l.emitFailure(Event{Kind: IssueFailed, Reason: l.op.reason, Err: err, Took: took})
+		return
+	}
+	if l.r.revoker == nil {
+		lease.Revocable = false
+	}
+	if cur := l.current; cur != nil {
+		switch {
+		case lease.ID != "" && lease.ID == cur.lease.ID:
+			// A caching agent. Revoking it would take away what we have.
+			err := errors.New("the source returned the lease that is in use already (a caching agent?)")
+			l.emitFailure(Event{Kind: SameLease, Generation: cur.id, Err: err})
+			return
+		case lease.ID == "" && cred.Equal(cur.cred) && cur.refused:
+			err := errors.New("the source returned the credential again that the database refuses")
+			l.emitFailure(Event{Kind: IssueFailed, Generation: cur.id, Reason: l.op.reason, Err: err, Took: took})
+			return
+		case lease.ID == "" && cred.Equal(cur.cred):
+			l.refreshed(now, lease)
+			return
+		}
+	}
+	l.seq++
+	g := newGeneration(l.seq, cred, l.r.nudge)
+	g.state, g.lease, g.born = StateIssued, lease, now
+	g.term = newTerm(now, lease, l.r.random())
+	l.gens = append(l.gens, g)
+	l.op.gen, l.op.probeAt = g, l.r.now()
+	l.emit(Event{Kind: Issued, Generation: g.id, Reason: l.op.reason, TTL: lease.TTL, Took: took})
+	if l.closing {
+		l.rejectCandidate(ErrClosed)
+	}
+}
+
+// refreshed adopts the new term of an unchanged credential.
+func (l *loop) refreshed(now instant, lease Lease) {
+	g := l.current
+	g.lease, g.term = lease, newTerm(now, lease, l.r.random())
+	l.regain()
+	l.attemptDone(nil)
+	l.emit(Event{Kind: Refreshed, Generation: g.id, TTL: lease.TTL})
+}
+
+// emitFailure ends the attempt with e.Err and says when the next one is due.
+func (l *loop) emitFailure(e Event) {
+	l.attemptDone(e.Err)
+	e.Attempt, e.RetryAt = l.failures, l.retryAt.t
+	l.emit(e)
+	if l.lost != nil {
+		l.lost.Err = e.Err
+	}
+	l.show()
+	l.checkRefusal()
+}
+
+// attemptDone closes the books on an attempt.
+func (l *loop) attemptDone(err error) {
+	requested := l.want == "requested"
+	l.op = nil
+	l.answer(err)
+	if err == nil {
+		l.want, l.failures = "", 0
+		l.succeeded("issue")
+		return
+	}
+	if requested {
+		l.want = "" // whoever asked has the error and the old credential
+	}
+	l.failures++
+	l.retryAt = l.r.now().add(backoff(l.failures, 250*time.Millisecond, 30*time.Second, retryAfter(err), l.r.random()))
+	l.failed("issue", l.failures, err)
+}
+
+func retryAfter(err error) time.Duration {
+	var asked interface{ RetryAfter() time.Duration }
+	if errors.As(err, &asked) {
+		return asked.RetryAfter()
+	}
+	return 0
+}
+
+// checkRefusal tries a refused credential again while it cannot be replaced: the
+// database may have been wrong, and a valid one is never thrown away.
+func (l *loop) checkRefusal() {
+	g := l.current
+	if g == nil || !g.refused || g.term.expired(l.r.now()) {
+		return
+	}
+	l.probe(g, func(p ProbeResult) {
+		if g == l.current && g.refused && p.Accepted > 0 && p.Refused == 0 && !l.closing {
+			g.refused = false
+			if l.op == nil && l.want == "login refused" {
+				l.want, l.failures = "", 0
+			}
+			l.regain()
+		}
+	})
+}
+
+// probe has every attachment log in with g, and hands the sum to then.
+func (l *loop) probe(g *Generation, then func(ProbeResult)) {
+	attached, r := slices.Clone(l.attached), l.r
+	go func() {
+		results := make(chan ProbeResult, len(attached))
+		for _, a := range attached {
+			go func() { results <- a.probe(a.ctx, g) }()
+		}
+		var sum ProbeResult
+		var errs []error
+		for range attached {
+			p := <-results
+			sum.Accepted += p.Accepted
+			sum.Refused += p.Refused
+			sum.Unknown += p.Unknown
+			errs = append(errs, p.Err)
+		}
+		sum.Err = errors.Join(errs...)
+		r.do(func() { then(sum) })
+	}()
+}
+
+// stepOperation drives the proof of a candidate and tells those who wait when an
+// issue takes too long.
+func (l *loop) stepOperation(now instant) time.Duration {
+	op := l.op
+	if op.gen == nil {
+		if l.lost == nil || op.slow {
+			return math.MaxInt64
+		}
+		if rest := slowAnswer - now.since(op.started); rest > 0 {
+			return rest
+		}
+		op.slow = true
+		if l.lost.Err == nil {
+			l.lost.Err = fmt.Errorf("the source has not answered for %v", slowAnswer)
+		}
+		l.show()
+		return math.MaxInt64
+	}
+	if op.probing {
+		return math.MaxInt64
+	}
+	if rest := now.until(op.probeAt); rest > 0 {
+		return rest
+	}
+	op.probing = true
+	started := now
+	l.probe(op.gen, func(p ProbeResult) { l.probed(op, started, p) })
+	return math.MaxInt64
+}
+
+// probed weighs the proof of a candidate.
+func (l *loop) probed(op *operation, started instant, p ProbeResult) {
+	if l.op != op {
+		return // rejected by Close meanwhile
+	}
+	now := l.r.now()
+	op.probing = false
+	op.probes++
+	short := l.current == nil || l.lost != nil || l.current.term.near(now, l.r.config)
+	patience := 30 * time.Second
+	if l.current != nil {
+		patience = min(patience, max(time.Second, l.current.term.lead(l.r.config)))
+	}
+	switch judge(p, short, now.since(op.started), patience) {
+	case publish:
+		l.publish(now, op, now.since(started))
+	case reject:
+		l.rejectCandidate(fmt.Errorf("the new credential cannot log in: %w", p.Err))
+	case probeAgain:
+		op.probeAt = now.add(backoff(op.probes, 100*time.Millisecond, 2*time.Second, 0, l.r.random()))
+		l.failed("probe", op.probes, p.Err)
+		l.emit(Event{Kind: ProbeFailed, Generation: op.gen.id, Attempt: op.probes, RetryAt: op.probeAt.t, Err: p.Err})
+	}
+}
+
+// rejectCandidate gives the new credential back unused. The old one stays.
+func (l *loop) rejectCandidate(err error) {
+	g, reason := l.op.gen, l.op.reason
+	l.emitFailure(Event{Kind: Rejected, Generation: g.id, Reason: reason, Err: err})
+	l.startDraining(g, "rejected", l.r.now().add(l.r.config.ProbeTimeout))
+}
+
+// publish puts the candidate in place, and only then closes the old one to new
+// logins: whatever bound to that before is counted.
+func (l *loop) publish(now instant, op *operation, took time.Duration) {
+	g, old := op.gen, l.current
+	g.state = StateCurrent
+	l.current = g
+	died := l.lost != nil || old != nil && old.gone
+	if died && old != nil && old.term.left(now) > old.term.full/2 {
+		l.early++
+	} else {
+		l.early = 0
+	}
+	l.regain() // whoever asked for this is answered once it is to be seen
+	l.attemptDone(nil)
+	l.succeeded("probe")
+	l.succeeded("renew")
+	l.emit(Event{Kind: Published, Generation: g.id, Reason: op.reason, TTL: g.lease.TTL, Took: took})
+	if old != nil {
+		if died {
+			old.phase.Store(phaseDead)
+		}
+		l.startDraining(old, op.reason, now.add(old.term.drainFor(now, l.r.config)))
+	}
+}

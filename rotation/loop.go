@@ -1,0 +1,323 @@
+package rotation
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// lookAgain is how long the owner goroutine sleeps at most: timers stand still
+// while the machine is suspended.
+const lookAgain = 30 * time.Second
+
+// loop is the state of a Rotator. One goroutine owns it, which calls nobody's
+// code: sources, targets and subscribers run in goroutines of their own and hand
+// their results back through Rotator.do.
+type loop struct {
+	r        *Rotator
+	attached []*Attachment
+	gens     []*Generation // those not retired, oldest first
+	current  *Generation   // nil before the first
+	seq      uint64
+
+	op        *operation // the one issue or proof in flight
+	want      string     // why a rotation is due whatever the schedule says
+	waiters   []chan error
+	lastIssue instant
+	issued    bool    // lastIssue is set
+	early     int     // credentials in a row that died before their time
+	failures  int     // attempts to get a credential that failed in a row
+	retryAt   instant // not before
+	capped    bool    // MaxUnrevoked was reported
+
+	lost    *NoCredentialError // no login is possible, and why
+	lastErr error
+	errAt   time.Time
+	errStep string
+	errs    int
+
+	paused    int
+	closing   bool
+	abandoned bool
+	orphan    bool // nobody waits for the issue in flight
+	closeCtx  context.Context
+	closeErrs []error
+}
+
+// owned is what a Generation's owner knows of it.
+type owned struct {
+	state   State
+	lease   Lease
+	term    term
+	born    instant
+	reason  string // why it was replaced
+	drainBy instant
+
+	refused bool // the database refused it
+	gone    bool // its lease is known to be gone
+
+	renewing       bool
+	renewFailures  int
+	renewAt        instant
+	ending         bool
+	revoking       bool
+	revokeFailures int
+	revokeAt       instant
+}
+
+// run is the owner goroutine.
+func (l *loop) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for !l.finished() {
+		timer.Reset(max(0, min(l.step(l.r.now()), lookAgain)))
+		select {
+		case f := <-l.r.inbox:
+			f()
+		case <-l.r.wake:
+		case <-timer.C:
+		}
+	}
+	l.finish()
+}
+
+// step does what is due and returns how long until something else is.
+func (l *loop) step(now instant) time.Duration {
+	wait := time.Duration(math.MaxInt64)
+	for _, g := range slices.Clone(l.gens) {
+		wait = min(wait, l.stepGeneration(now, g))
+	}
+	if l.op != nil {
+		wait = min(wait, l.stepOperation(now))
+	} else if !l.closing {
+		wait = min(wait, l.stepSchedule(now))
+	}
+	return wait
+}
+
+// stepGeneration moves one generation towards its end.
+func (l *loop) stepGeneration(now instant, g *Generation) time.Duration {
+	switch g.state {
+	case StateCurrent:
+		return l.stepCurrent(now, g)
+	case StateDraining:
+		return l.stepDraining(now, g)
+	case StateRevoking:
+		return l.stepRevoking(now, g)
+	default:
+		return math.MaxInt64
+	}
+}
+
+// stepCurrent notices the end of the current credential.
+func (l *loop) stepCurrent(now instant, g *Generation) time.Duration {
+	left := g.term.left(now)
+	if left <= 0 && l.lost == nil {
+		l.lose("its lease has ended")
+	}
+	if left <= 0 {
+		return math.MaxInt64
+	}
+	return left
+}
+
+// next is what the schedule and the requests together ask for.
+func (l *loop) next(now instant) (do action, in time.Duration, why string) {
+	if l.want != "" {
+		return actRotate, 0, l.want
+	}
+	if l.current == nil {
+		return actRotate, 0, "start"
+	}
+	g := l.current
+	do, in, why = plan(now, g.term, l.r.config)
+	if do == actRenew && (l.r.renewer == nil || g.refused || g.gone) {
+		do, in, why = actRotate, g.term.left(now)-g.term.lead(l.r.config), "lease end"
+	}
+	if do == actRenew && g.renewFailures > 0 {
+		in = max(in, now.until(g.renewAt))
+	}
+	return do, in, why
+}
+
+// stepSchedule starts what the current credential needs.
+func (l *loop) stepSchedule(now instant) time.Duration {
+	do, in, why := l.next(now)
+	if do == actRenew && l.current.renewing {
+		// Until it answers, only the rotation counts.
+		return max(0, l.current.term.left(now)-l.current.term.lead(l.r.config))
+	}
+	if do == actRefresh || do == actRotate {
+		in = max(in, l.gate(now))
+	}
+	if in > 0 {
+		if do == actRenew { // a retry must not sleep past the margin
+			in = min(in, max(time.Millisecond, l.current.term.left(now)-l.current.term.lead(l.r.config)))
+		}
+		return in
+	}
+	switch do {
+	case actRenew:
+		l.renew(now, l.current)
+	case actRotate, actRefresh:
+		if !l.mayIssue() {
+			return math.MaxInt64 // whatever changes that wakes us
+		}
+		l.issue(now, why, do == actRefresh)
+	}
+	return 0
+}
+
+// gate is how long an issue has to wait for the sake of the source.
+func (l *loop) gate(now instant) time.Duration {
+	var wait time.Duration
+	if l.failures > 0 {
+		wait = now.until(l.retryAt)
+	}
+	if l.issued && l.current != nil {
+		rest := floor(l.r.config.IssueInterval, l.early, l.current.term.full)
+		wait = max(wait, rest-now.since(l.lastIssue))
+	}
+	return wait
+}
+
+// mayIssue holds while not paused and below the cap on unrevoked leases.
+func (l *loop) mayIssue() bool {
+	if l.paused > 0 {
+		return false
+	}
+	reached := l.unrevoked() >= l.r.config.MaxUnrevoked
+	if reached && !l.capped {
+		l.emit(Event{Kind: CapReached, Err: fmt.Errorf("%d leases are not revoked yet; none is issued until one of them is gone", l.unrevoked())})
+	}
+	l.capped = reached
+	return !reached
+}
+
+func (l *loop) unrevoked() (n int) {
+	for _, g := range l.gens {
+		if g.lease.Revocable {
+			n++
+		}
+	}
+	return n
+}
+
+// requested is Rotate.
+func (l *loop) requested(answer chan error) {
+	switch {
+	case l.closing:
+		answer <- ErrClosed
+	case l.paused > 0:
+		answer <- ErrPaused
+	default:
+		l.waiters = append(l.waiters, answer)
+		if l.want == "" && l.op == nil {
+			l.want = "requested"
+		}
+	}
+}
+
+func (l *loop) answer(err error) {
+	for _, w := range l.waiters {
+		w <- err
+	}
+	l.waiters = nil
+}
+
+func (l *loop) sourceChanged() {
+	if !l.closing && l.want == "" && l.op == nil {
+		l.want = "source changed"
+	}
+}
+
+func (l *loop) pause(by int) {
+	l.paused += by
+	switch {
+	case l.paused == 1 && by > 0:
+		l.emit(Event{Kind: Paused})
+	case l.paused == 0:
+		l.emit(Event{Kind: Resumed})
+	}
+}
+
+// loginRefused is Attachment.Refused.
+func (l *loop) loginRefused(g *Generation, pool string, err error) {
+	if g != l.current || g.refused || l.closing {
+		return
+	}
+	g.refused = true
+	l.emit(Event{Kind: LoginRefused, Generation: g.id, Reason: pool, Err: err})
+	l.urgent("login refused")
+	l.lose("the database refused it")
+}
+
+// urgent asks for a rotation before the schedule does. A credential that had
+// served half its time is not counted against the source.
+func (l *loop) urgent(why string) {
+	if l.want == "" || l.want == "requested" {
+		l.want = why
+	}
+}
+
+// lose records that no login is possible and shows it.
+func (l *loop) lose(why string) {
+	if l.lost == nil {
+		l.lost = &NoCredentialError{Since: time.Now(), Reason: why}
+		l.emit(Event{Kind: CredentialLost, Generation: l.current.id, Reason: why})
+	}
+	l.show()
+}
+
+// regain undoes lose.
+func (l *loop) regain() {
+	if l.lost != nil {
+		if l.seq > 1 || l.failures > 0 {
+			l.emit(Event{Kind: CredentialBack, Generation: l.current.id, Took: time.Since(l.lost.Since)})
+		}
+		l.lost = nil
+	}
+	l.show()
+}
+
+// show publishes what everybody may see. The error is a copy: readers keep it.
+func (l *loop) show() {
+	v := &view{gen: l.current, changed: make(chan struct{})}
+	switch {
+	case l.closing:
+		v.gen, v.err, v.settled = nil, ErrClosed, true
+	case l.lost != nil:
+		e := *l.lost
+		if l.failures > 0 && l.op == nil {
+			e.RetryAt = l.retryAt.t
+		}
+		v.gen, v.err, v.settled = nil, &e, e.Err != nil
+	}
+	if old := l.r.view.Swap(v); old != nil {
+		close(old.changed)
+	}
+}
+
+func (l *loop) emit(e Event) {
+	e.Time = time.Now()
+	l.r.events.publish(e)
+}
+
+// failed remembers an error for Status.
+func (l *loop) failed(step string, n int, err error) {
+	l.lastErr, l.errAt, l.errStep, l.errs = err, time.Now(), step, n
+}
+
+func (l *loop) succeeded(step string) {
+	if l.errStep == step {
+		l.lastErr, l.errAt, l.errStep, l.errs = nil, time.Time{}, "", 0
+	}
+}
+
+func (l *loop) liveGenerations() []*Generation { return slices.Clone(l.gens) }
+
+func (l *loop) detach(a *Attachment) {
+	l.attached = slices.DeleteFunc(l.attached, func(b *Attachment) bool { return a == b })
+}

@@ -1,0 +1,205 @@
+package rotation
+
+import (
+	"math"
+	"time"
+)
+
+// instant is a reading of both clocks. Go's timers and monotonic differences
+// stand still while a machine is suspended, and the wall clock can be set; so
+// time has passed as soon as either says so.
+type instant struct {
+	t    time.Time
+	skew time.Duration // what the wall clock was moved by; tests only
+}
+
+func readClocks() instant { return instant{t: time.Now()} }
+
+// since returns the time from a to i: the longer of the two clocks' answers.
+func (i instant) since(a instant) time.Duration {
+	mono := i.t.Sub(a.t)
+	wall := i.t.Round(0).Add(i.skew).Sub(a.t.Round(0).Add(a.skew))
+	return max(mono, wall)
+}
+
+func (i instant) add(d time.Duration) instant { return instant{i.t.Add(d), i.skew} }
+
+// until returns how long from i until then; 0 or less once it is due.
+func (i instant) until(then instant) time.Duration { return -i.since(then) }
+
+// term is a lease as the schedule sees it.
+type term struct {
+	anchor    instant       // before the request that granted it
+	granted   time.Duration // 0: no end known
+	full      time.Duration // what was granted when it was issued; the measure of all margins
+	refresh   time.Duration // 0: never
+	renewable bool
+	capped    bool
+	jitter    float64 // in [0,1), drawn anew for each grant
+}
+
+func newTerm(anchor instant, l Lease, jitter float64) term {
+	return term{
+		anchor: anchor, granted: l.TTL, full: l.TTL, refresh: l.RefreshAfter,
+		renewable: l.Renewable, capped: l.Capped, jitter: jitter,
+	}
+}
+
+// renewed is the term after a renewal that asked for increment.
+func (t term) renewed(anchor instant, l Lease, increment time.Duration, jitter float64) term {
+	t.anchor, t.granted, t.jitter = anchor, l.TTL, jitter
+	t.renewable = l.Renewable
+	// Vault caps a renewal at max_ttl and says so only in a warning, so a grant
+	// well short of what was asked for is a ceiling too.
+	t.capped = l.Capped || l.TTL < increment-increment/10
+	return t
+}
+
+func (t term) endless() bool { return t.granted == 0 }
+
+// left is the time until the credential ends.
+func (t term) left(now instant) time.Duration {
+	if t.endless() {
+		return math.MaxInt64
+	}
+	return t.granted - now.since(t.anchor)
+}
+
+func (t term) expired(now instant) bool { return t.left(now) <= 0 }
+
+func (t term) expires() time.Time {
+	if t.endless() {
+		return time.Time{}
+	}
+	return t.anchor.t.Add(t.granted)
+}
+
+// lead is how long before its end a lease is replaced, so that its connections
+// can drain.
+func (t term) lead(c Config) time.Duration { return min(c.DrainTimeout, t.full/5) }
+
+// near reports that there is no time left to wait for a better answer.
+func (t term) near(now instant, c Config) bool { return t.left(now) < t.lead(c)/2 }
+
+// drainFor is how long connections of a lease that is being replaced may stay.
+// What ends them and revokes the lease needs a little time before its end. One
+// that was lost before it could be replaced gives what is in use a short grace.
+func (t term) drainFor(now instant, c Config) time.Duration {
+	margin := min(2*time.Second, t.full/20)
+	grace := min(c.DrainTimeout, 5*time.Second, max(t.full/4, 100*time.Millisecond))
+	if t.endless() {
+		return c.DrainTimeout
+	}
+	if t.expired(now) {
+		return grace
+	}
+	return min(c.DrainTimeout, max(t.left(now)-margin, 0))
+}
+
+type action int
+
+const (
+	actNothing action = iota
+	actRenew
+	actRefresh
+	actRotate
+)
+
+func (a action) String() string {
+	return [...]string{"nothing", "renew", "refresh", "rotate"}[a]
+}
+
+// plan decides what a current lease needs next, and in how long; 0 or less means
+// now. It is pure: what has been tried and failed is the caller's business.
+//
+// Renewal comes at about two thirds of what was granted, as Vault's own clients
+// do. A lease that no renewal can prolong is replaced lead before its end. Both
+// are spread, so that a fleet that starts together does not stay together.
+func plan(now instant, t term, c Config) (do action, in time.Duration, why string) {
+	age := now.since(t.anchor)
+	at := time.Duration(math.MaxInt64)
+	if !t.endless() {
+		lead := t.lead(c)
+		rotate := t.granted - lead - spread(lead/2, t.jitter)
+		if t.renewable && !t.capped {
+			// Only the margin: until then a failing renewal is tried again.
+			rotate = t.granted - lead
+		}
+		do, at, why = actRotate, rotate-age, rotateReason(t)
+		if renew := t.granted*2/3 - t.granted/20 + spread(t.granted/10, t.jitter) - age; t.renewable && !t.capped && at > 0 && renew < at {
+			do, at, why = actRenew, renew, ""
+		}
+	}
+	if t.refresh > 0 {
+		if refresh := t.refresh + spread(t.refresh/20, t.jitter) - age; refresh < at {
+			do, at, why = actRefresh, refresh, "refresh"
+		}
+	}
+	return do, at, why
+}
+
+func rotateReason(t term) string {
+	switch {
+	case t.capped:
+		return "lease ceiling"
+	case t.renewable:
+		return "renewal keeps failing"
+	default:
+		return "lease end"
+	}
+}
+
+func spread(d time.Duration, jitter float64) time.Duration {
+	return time.Duration(float64(d) * jitter)
+}
+
+// verdict is what to do with a credential after an attempt to log in with it.
+type verdict int
+
+const (
+	publish verdict = iota
+	probeAgain
+	reject
+)
+
+// judge weighs a probe. Only a refused login speaks against a credential: a host
+// that is down or full says nothing about it. When time is short, one host that
+// accepts is enough, and even silence is better than a credential that ends.
+func judge(p ProbeResult, short bool, waited, patience time.Duration) verdict {
+	switch {
+	case p.Refused == 0 && (p.Accepted > 0 || p.Unknown == 0):
+		return publish
+	case p.Refused == 0 && short, p.Accepted > 0 && short:
+		return publish
+	case p.Refused > 0 && waited >= patience:
+		return reject
+	default:
+		return probeAgain
+	}
+}
+
+// backoff returns how long to wait after the nth failure in a row: base doubled
+// each time up to limit, less up to half of it at random, but not less than what
+// the other side asked for.
+func backoff(n int, base, limit, asked time.Duration, jitter float64) time.Duration {
+	d := limit
+	if n = max(n, 1); n < 32 && base<<(n-1) < limit && base<<(n-1) > 0 {
+		d = base << (n - 1)
+	}
+	d -= spread(d/2, jitter)
+	if asked > d {
+		d = asked + spread(asked/10, jitter)
+	}
+	return d
+}
+
+// floor is the least time between the start of two issues: interval, doubled for
+// each credential in a row that died before its time, at most a minute. A quarter
+// of the lease bounds both, so that short leases are not starved.
+func floor(interval time.Duration, early int, full time.Duration) time.Duration {
+	d := min(interval<<min(early, 10), max(interval, time.Minute))
+	if full > 0 {
+		d = min(d, full/4)
+	}
+	return d
+}
