@@ -1,0 +1,310 @@
+package vaultsource
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// What Vault 1.21.4 says, in its own words.
+const (
+	saysDenied       = "1 error occurred:\n\t* permission denied\n\n"
+	saysInvalidToken = "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"
+	saysNoRoute      = `no handler for route "nomount/creds/app". route entry not found.`
+	saysUnsupported  = "1 error occurred:\n\t* unsupported path\n\n"
+	saysUnknownRole  = "unknown role: nope"
+	saysNotAllowed   = "1 error occurred:\n\t* \"app\" is not an allowed role\n\n"
+	saysNoConnection = "1 error occurred:\n\t* failed to find entry for connection with name: \"nodb\"\n\n"
+	saysBadSQL       = "1 error occurred:\n\t* failed to execute query: ERROR: syntax error at or near \"NONSENSE\" (SQLSTATE 42601)\n\n"
+	saysDownAtIssue  = "1 error occurred:\n\t* unable to start transaction: failed to connect to `host=127.0.0.1 user=vaultadmin database=postgres`: dial error (dial tcp 127.0.0.1:45432: connect: connection refused)\n\n"
+	saysDownAtRenew  = "failed to renew entry: resp: (*logical.Response)(nil) err: 1 error occurred:\n\t* failed to connect to `host=127.0.0.1 user=vaultadmin database=postgres`: dial error (dial tcp 127.0.0.1:45432: connect: connection refused)\n\n"
+	saysDownAtRevoke = "failed to revoke entry: resp: (*logical.Response)(nil) err: failed to connect to `host=127.0.0.1 user=vaultadmin database=postgres`: dial error (dial tcp 127.0.0.1:45432: connect: connection refused)"
+	saysOwns         = "failed to revoke entry: resp: (*logical.Response)(nil) err: ERROR: role \"v-token-app-sGP2\" cannot be dropped because some objects depend on it (SQLSTATE 2BP01)"
+	saysRoleGone     = "failed to renew entry: resp: (*logical.Response)(nil) err: error during renew: could not find role with name \"app\""
+	saysPastMax      = "failed to renew entry: resp: (*logical.Response)(nil) err: past the max TTL, cannot renew"
+	saysQuota        = `request path "database/creds/app": rate limit quota exceeded`
+	saysSealed       = "Vault is sealed"
+	saysCapped       = `TTL of "30s" exceeded the effective max_ttl of "6s"; TTL value is capped accordingly`
+)
+
+func TestClassify(t *testing.T) {
+	const lease = "database/creds/app/n2M8CMFe3P9A"
+	issue, renew := request{issueCredential, "database/creds/app"}, request{renewLease, lease}
+	revoke, lookup := request{revokeLease, lease}, request{lookupToken, "auth/token/lookup-self"}
+	for _, test := range []struct {
+		request request
+		status  int
+		says    string
+		kind    error
+		advice  string
+	}{
+		{issue, 403, saysDenied, rotation.ErrDenied, `path "database/creds/app" { capabilities = ["read"] }`},
+		{issue, 403, saysInvalidToken, rotation.ErrDenied, "the token has ended"},
+		{issue, 404, saysNoRoute, rotation.ErrInvalid, "nothing is mounted there"},
+		{issue, 404, saysUnsupported, rotation.ErrInvalid, "mount, creds and role"},
+		{issue, 400, saysUnknownRole, rotation.ErrInvalid, "the role does not exist"},
+		{issue, 405, "unsupported operation", rotation.ErrInvalid, "cannot be read"},
+		{issue, 500, saysNotAllowed, rotation.ErrInvalid, "allowed_roles"},
+		{issue, 500, saysNoConnection, rotation.ErrInvalid, "db_name"},
+		{issue, 500, saysBadSQL, nil, ""},
+		{issue, 500, saysDownAtIssue, nil, ""},
+		{issue, 503, saysSealed, nil, ""},
+		{issue, 429, saysQuota, nil, ""},
+		{issue, 412, "required index state not present", nil, ""},
+
+		{renew, 400, "lease not found", rotation.ErrLeaseGone, ""},
+		{renew, 400, "lease expired", rotation.ErrLeaseGone, ""},
+		{renew, 400, "lease is not renewable", rotation.ErrLeaseGone, ""},
+		{renew, 400, "lease is expired and has failed previous revocation attempts", rotation.ErrLeaseGone, ""},
+		{renew, 400, saysPastMax, rotation.ErrLeaseGone, ""},
+		{renew, 400, "cannot renew lease, no valid associated token", rotation.ErrLeaseGone, ""},
+		{renew, 400, saysDownAtRenew, nil, ""},
+		{renew, 400, saysRoleGone, nil, ""},
+		{renew, 403, saysDenied, rotation.ErrDenied, `path "sys/leases/renew" { capabilities = ["update"] }`},
+		{renew, 403, saysInvalidToken, rotation.ErrDenied, "the token has ended"},
+		{renew, 404, saysNoRoute, nil, ""},
+		{renew, 503, saysSealed, nil, ""},
+
+		{revoke, 400, saysOwns, nil, ""},
+		{revoke, 400, saysDownAtRevoke, nil, ""},
+		{revoke, 403, saysDenied, rotation.ErrDenied, `path "sys/leases/revoke/database/creds/app/*" { capabilities = ["update"] }`},
+		{revoke, 503, saysSealed, nil, ""},
+
+		{lookup, 403, saysDenied, rotation.ErrDenied, `path "auth/token/lookup-self"`},
+		{lookup, 503, saysSealed, nil, ""},
+	} {
+		kind, advice := classify(test.request, test.status, plain([]string{test.says}))
+		if !errors.Is(kind, test.kind) || !strings.Contains(advice, test.advice) || (test.advice == "") != (advice == "") {
+			t.Errorf("%s, %d %q: %v, advice %q; want %v, %q", test.request.operation, test.status, test.says, kind, advice, test.kind, test.advice)
+		}
+	}
+}
+
+func TestTextsInOneLine(t *testing.T) {
+	for says, want := range map[string]string{
+		saysDenied:                 "permission denied",
+		saysInvalidToken:           "permission denied, invalid token",
+		saysPastMax:                "failed to renew entry: past the max TTL, cannot renew",
+		saysSealed:                 "Vault is sealed",
+		"":                         "no reason given",
+		" \n ":                     "no reason given",
+		strings.Repeat("é", 10000): strings.Repeat("é", maxText/2) + " …",
+	} {
+		if got := plain([]string{says}); got != want {
+			t.Errorf("plain(%.40q) = %q, want %q", says, got, want)
+		}
+	}
+	if got := plain(nil); got != "no reason given" {
+		t.Errorf("plain(nil) = %q", got)
+	}
+}
+
+func TestFailure(t *testing.T) {
+	client, err := api.NewClient(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.SetNamespace("team-a")
+	c := &connection{base: client, address: "https://vault.example"}
+	issue := request{issueCredential, "database/creds/app"}
+
+	err = c.failed(issue, &api.ResponseError{
+		HTTPMethod: http.MethodGet, URL: "https://user:" + canary + "@vault.example/v1/database/creds/app",
+		StatusCode: 429, Errors: []string{saysQuota},
+	}, &reply{retryAfter: 5 * time.Second})
+	if got, want := err.Error(), `issue a credential database/creds/app in Vault at https://vault.example, namespace team-a: Vault answers 429: `+saysQuota; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	var after interface{ RetryAfter() time.Duration }
+	if !errors.As(fmt.Errorf("wrapped: %w", err), &after) || after.RetryAfter() != 5*time.Second {
+		t.Errorf("RetryAfter is not reachable")
+	}
+	response := new(api.ResponseError)
+	if !errors.As(err, &response) || strings.Contains(response.Error(), canary) || strings.Contains(response.URL, "user") {
+		t.Errorf("the answer is not reachable, or shows the password: %v", response)
+	}
+
+	err = c.failed(issue, &url.Error{Op: "Get", URL: "https://user:" + canary + "@vault.example", Err: context.DeadlineExceeded}, &reply{})
+	if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(fmt.Sprintf("%+v %#v", err, err), canary) {
+		t.Errorf("got %#v", err)
+	}
+	for _, kind := range []error{rotation.ErrDenied, rotation.ErrInvalid, rotation.ErrLeaseGone} {
+		if errors.Is(err, kind) {
+			t.Errorf("a timeout is %v", kind)
+		}
+	}
+}
+
+func TestRetryAfterHeader(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for header, want := range map[string]time.Duration{
+		"": 0, "5": 5 * time.Second, "0": 0, "-5": 0, "1m": 0, "soon": 0, "99999999999999999999": 0,
+		now.Add(time.Minute).Format(http.TimeFormat):  time.Minute,
+		now.Add(-time.Minute).Format(http.TimeFormat): 0,
+	} {
+		if got := parseRetryAfter(header, now); got != want {
+			t.Errorf("Retry-After: %q gives %v, want %v", header, got, want)
+		}
+	}
+}
+
+func TestParseIssue(t *testing.T) {
+	answer := func(change func(*api.Secret)) *api.Secret {
+		s := &api.Secret{
+			LeaseID: "database/creds/app/x", LeaseDuration: 20, Renewable: true,
+			Data: map[string]any{"username": "v-app", "password": canary},
+		}
+		if change != nil {
+			change(s)
+		}
+		return s
+	}
+	credential, lease, err := parseIssue(answer(nil))
+	if err != nil || credential.Username() != "v-app" || credential.Password() != canary {
+		t.Errorf("got %v, %v", credential, err)
+	}
+	if want := (rotation.Lease{ID: "database/creds/app/x", TTL: 20 * time.Second, Renewable: true, Revocable: true}); lease != want {
+		t.Errorf("got %+v, want %+v", lease, want)
+	}
+	if _, lease, err := parseIssue(answer(func(s *api.Secret) { s.Warnings = []string{saysCapped}; s.Renewable = false })); err != nil || !lease.Capped || lease.Renewable {
+		t.Errorf("at the ceiling: %+v, %v", lease, err)
+	}
+	for name, test := range map[string]struct {
+		change func(*api.Secret)
+		want   string
+	}{
+		"key pair":   {func(s *api.Secret) { s.Data = map[string]any{"username": "u", "rsa_private_key": canary} }, "rsa_private_key, username"},
+		"no user":    {func(s *api.Secret) { s.Data["username"] = "" }, "password, username"},
+		"not a text": {func(s *api.Secret) { s.Data["password"] = map[string]any{"is": canary} }, "password, username"},
+		"KV v2": {func(s *api.Secret) {
+			s.Data = map[string]any{"data": map[string]any{"password": canary}, "metadata": nil}
+		}, "data, metadata"},
+		"nothing":     {func(s *api.Secret) { s.Data = nil }, "no fields at all"},
+		"wrapped":     {func(s *api.Secret) { s.Data, s.WrapInfo = nil, &api.SecretWrapInfo{Token: canary} }, "wrapped"},
+		"KV v1":       {func(s *api.Secret) { s.LeaseID = "" }, "no lease"},
+		"no duration": {func(s *api.Secret) { s.LeaseDuration = 0 }, "less than a second"},
+	} {
+		_, _, err := parseIssue(answer(test.change))
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), canary) {
+			t.Errorf("%s: %v, want an error with %q", name, err, test.want)
+		}
+	}
+}
+
+func TestParseBound(t *testing.T) {
+	asked := time.Now()
+	data := func(ttl any, expires any) map[string]any {
+		return map[string]any{"ttl": ttl, "expire_time": expires, "renewable": true}
+	}
+	if b, err := parseBound(data(json.Number("0"), nil), asked); err != nil || !b.end.IsZero() {
+		t.Errorf("a root token ends at %v, %v", b.end, err)
+	}
+	b, err := parseBound(data(json.Number("60"), "2026-03-01T12:00:00Z"), asked)
+	if err != nil || b.end.Sub(asked) != 59500*time.Millisecond || !b.renewable {
+		t.Errorf("60 s give %v, renewable %t, %v", b.end.Sub(asked), b.renewable, err)
+	}
+	// Less than a second is left: that is an end, not none.
+	if b, err := parseBound(data(json.Number("0"), "2026-03-01T12:00:00Z"), asked); err != nil || b.end.IsZero() {
+		t.Errorf("ttl 0 gives %v, %v", b.end, err)
+	}
+	if _, err := parseBound(data("soon", "2026-03-01T12:00:00Z"), asked); err == nil {
+		t.Error("no error for a ttl that is not a number")
+	}
+}
+
+func TestLeftTakesTheEarlierClock(t *testing.T) {
+	now := time.Now()
+	if got := left(now, now.Add(time.Hour)); got != time.Hour {
+		t.Errorf("got %v", got)
+	}
+	// Suspended for 50 minutes: only the wall clock knows.
+	wall := now.Round(0)
+	if got := left(wall.Add(50*time.Minute), now.Add(time.Hour)); got != 10*time.Minute {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestBind(t *testing.T) {
+	start := time.Now()
+	hour := rotation.Lease{ID: "x", TTL: time.Hour}
+	in := func(d time.Duration, renewable bool) *token {
+		return &token{known: true, deaf: true, bound: bound{start.Add(d), renewable}} // deaf: nothing is sent
+	}
+	other := in(2*time.Hour, true)
+	for name, test := range map[string]struct {
+		holder *token
+		same   bool
+		lease  rotation.Lease
+		ttl    time.Duration
+		capped bool
+	}{
+		"token later":                  {in(2*time.Hour, false), true, hour, time.Hour, false},
+		"token never ends":             {&token{known: true}, true, hour, time.Hour, false},
+		"token first":                  {in(time.Minute, false), true, hour, time.Minute, true},
+		"token first, somebody renews": {in(time.Minute, true), true, hour, time.Minute, false},
+		"lease at its ceiling":         {in(2*time.Hour, true), true, rotation.Lease{TTL: time.Hour, Capped: true}, time.Hour, true},
+		"token has ended":              {in(-time.Minute, false), true, hour, time.Millisecond, true},
+		"token was replaced":           {in(2*time.Hour, true), false, hour, time.Hour, true},
+	} {
+		current := other
+		if test.same {
+			current = test.holder
+		}
+		lease := test.lease
+		new(Source).bind(t.Context(), test.holder, current, start, &lease)
+		if lease.TTL != test.ttl || lease.Capped != test.capped {
+			t.Errorf("%s: %v, capped %t; want %v, %t", name, lease.TTL, lease.Capped, test.ttl, test.capped)
+		}
+	}
+}
+
+func TestLeasesAreForgotten(t *testing.T) {
+	s := &Source{leases: make(map[string]holding)}
+	start := time.Now()
+	ids := func() []string {
+		var ids []string
+		for id := range s.leases {
+			ids = append(ids, id)
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	old := &token{}
+	s.remember(rotation.Lease{ID: "short", TTL: time.Second}, old, start)
+	s.remember(rotation.Lease{ID: "long", TTL: time.Hour}, old, start)
+	if got := ids(); !slices.Equal(got, []string{"long", "short"}) {
+		t.Errorf("got %v", got)
+	}
+	s.remember(rotation.Lease{ID: "next", TTL: time.Hour}, old, start.Add(2*time.Second))
+	if got := ids(); !slices.Equal(got, []string{"long", "next"}) {
+		t.Errorf("got %v, although short has ended", got)
+	}
+	if s.holderOf("long", nil) != old || s.holderOf("unknown", nil) != nil {
+		t.Error("wrong holder")
+	}
+	s.forget("long")
+	if got := ids(); !slices.Equal(got, []string{"next"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestWholeSeconds(t *testing.T) {
+	for d, want := range map[time.Duration]int{
+		0: 1, time.Millisecond: 1, time.Second: 1, time.Second + 1: 2, 90 * time.Minute: 5400,
+	} {
+		if got := wholeSeconds(d); got != want {
+			t.Errorf("wholeSeconds(%v) = %d, want %d", d, got, want)
+		}
+	}
+}
