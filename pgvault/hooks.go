@@ -1,0 +1,233 @@
+package pgvault
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// session is what we remember of a connection, beside its socket.
+type session struct {
+	pg    *pgconn.PgConn
+	swept atomic.Bool // it was taken and given back by us: its idle time lies
+	quiet atomic.Bool // we release it now: the user's AfterRelease steps aside
+}
+
+type contextKey int
+
+const (
+	generationKey contextKey = iota // log in with this generation, not the current one
+	sweepKey                        // the caller is our own replacement of connections
+)
+
+func withGeneration(ctx context.Context, g *rotation.Generation) context.Context {
+	return context.WithValue(ctx, generationKey, g)
+}
+
+func generationFrom(ctx context.Context) *rotation.Generation {
+	g, _ := ctx.Value(generationKey).(*rotation.Generation)
+	return g
+}
+
+func isSweep(ctx context.Context) bool { return ctx.Value(sweepKey) != nil }
+
+// chain puts our hooks before the user's, on a config that is ours.
+func (t *target) chain(c *pgxpool.Config) {
+	c.BeforeConnect = t.beforeConnect
+	c.PrepareConn = t.prepareConn
+	c.ShouldPing = t.shouldPing
+	if c.AfterRelease != nil { // it costs every release a goroutine
+		c.AfterRelease = t.afterRelease
+	}
+}
+
+// beforeConnect prepares one connection's config. The user's hook comes first, so
+// that nothing it sets is lost.
+func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
+	if err := t.userBeforeConnect(ctx, c); err != nil {
+		return err
+	}
+	bound := generationFrom(ctx)
+	if bound == nil {
+		// Fail before dialling. Waiting here would hold a slot of the pool; the
+		// outer Pool waits, without one.
+		if _, err := t.att.Current(); err != nil {
+			return err
+		}
+		if !isSweep(ctx) && t.replacing.Load() > 0 {
+			t.paid.Add(1)
+		}
+	}
+	attempt := &attempt{t: t, bound: bound, user: c.Tracer, config: c}
+	dial := c.DialFunc
+	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		raw, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return t.att.Track(raw), nil
+	}
+	afterNetConnect := c.AfterNetConnect
+	c.AfterNetConnect = func(ctx context.Context, pc *pgconn.Config, conn net.Conn) (net.Conn, error) {
+		if err := attempt.bind(pc, conn); err != nil || afterNetConnect == nil {
+			return conn, err
+		}
+		wrapped, err := afterNetConnect(ctx, pc, conn)
+		if wrapped == nil {
+			wrapped = conn // pgconn closes it after an error
+		}
+		return wrapped, err
+	}
+	c.Tracer = attempt
+	return nil
+}
+
+// userBeforeConnect runs in puddle's goroutine, where a panic would end the
+// process: it fails the connection instead.
+func (t *target) userBeforeConnect(ctx context.Context, c *pgx.ConnConfig) (err error) {
+	if t.user.BeforeConnect == nil {
+		return nil
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("pgvault: BeforeConnect panicked: %v", v)
+		}
+	}()
+	return t.user.BeforeConnect(ctx, c)
+}
+
+// attempt follows one connection from its dial to the end of its login. It poses
+// as the connection's tracer until that starts, and then puts the user's back, so
+// that queries are not traced by us.
+type attempt struct {
+	t      *target
+	bound  *rotation.Generation // what to log in with; nil: the current one
+	user   pgx.QueryTracer
+	config *pgx.ConnConfig
+	conn   *rotation.Conn // the last socket bound
+}
+
+// bind counts the socket and sets its login, both with the same generation. It is
+// the last moment before the startup message.
+func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
+	c := rotation.ConnOf(conn)
+	if c == nil {
+		return fmt.Errorf("pgvault: cannot find our socket below a %T: give it a NetConn method, as crypto/tls has", conn)
+	}
+	g := a.bound
+	var err error
+	if g != nil {
+		err = c.Bind(g)
+	} else {
+		g, err = a.t.att.BindCurrent(c)
+	}
+	if err != nil {
+		return err
+	}
+	a.conn = c
+	pc.User, pc.Password = g.Credential().Username(), g.Credential().Password()
+	return nil
+}
+
+func (a *attempt) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
+	data.ConnConfig.Tracer = a.user
+	if user, ok := a.user.(pgx.ConnectTracer); ok {
+		return user.TraceConnectStart(ctx, data)
+	}
+	return ctx
+}
+
+func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
+	switch {
+	case data.Err == nil:
+		if a.conn != nil {
+			a.conn.SetSession(&session{pg: data.Conn.PgConn()})
+		}
+	case a.conn != nil:
+		a.config.Password = "" // the error holds the config
+		if a.bound == nil && refusedLogin(data.Err) {
+			a.t.att.Refused(a.conn.Generation(), data.Err)
+		}
+	}
+	if user, ok := a.user.(pgx.ConnectTracer); ok {
+		user.TraceConnectEnd(ctx, data)
+	}
+}
+
+// TraceQueryStart and TraceQueryEnd make attempt a pgx.QueryTracer, which a
+// connect tracer has to be. They are not reached.
+func (a *attempt) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+// TraceQueryEnd is TraceQueryStart's other half.
+func (a *attempt) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func sessionOf(c *rotation.Conn) *session {
+	s, _ := c.Session().(*session)
+	return s
+}
+
+func trackedConn(c *pgx.Conn) *rotation.Conn { return rotation.ConnOf(c.PgConn().Conn()) }
+
+// prepareConn keeps connections of a dead generation from callers. It is on
+// everybody's path: two pointers and an atomic load.
+func (t *target) prepareConn(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	if c := trackedConn(conn); c != nil {
+		if g := c.Generation(); g != nil && !g.Serving() && !t.mayServe(ctx, g) {
+			return false, nil
+		}
+	}
+	switch {
+	case t.user.PrepareConn == nil && t.user.BeforeAcquire == nil || isSweep(ctx):
+		return true, nil
+	case t.user.PrepareConn != nil:
+		return t.user.PrepareConn(ctx, conn)
+	default:
+		return t.user.BeforeAcquire(ctx, conn), nil
+	}
+}
+
+// mayServe decides about a connection whose generation is not current: dead, no;
+// draining, yes, unless the pool is saturated and it is time for this caller to
+// pay for a login.
+func (t *target) mayServe(ctx context.Context, g *rotation.Generation) bool {
+	if g.Dead() {
+		return false
+	}
+	return isSweep(ctx) || !t.toll.CompareAndSwap(true, false)
+}
+
+// shouldPing is pgxpool's rule or the user's, and once for a connection whose
+// idle time we have reset by taking it.
+func (t *target) shouldPing(ctx context.Context, p pgxpool.ShouldPingParams) bool {
+	ping := p.IdleDuration > time.Second // pgxpool's default
+	if t.user.ShouldPing != nil {
+		ping = t.user.ShouldPing(ctx, p)
+	}
+	if t.sweeps.Load() > 0 && !ping {
+		if c := trackedConn(p.Conn); c != nil {
+			if s := sessionOf(c); s != nil && s.swept.CompareAndSwap(true, false) {
+				return true
+			}
+		}
+	}
+	return ping
+}
+
+func (t *target) afterRelease(conn *pgx.Conn) bool {
+	if c := trackedConn(conn); c != nil {
+		if s := sessionOf(c); s != nil && s.quiet.CompareAndSwap(true, false) {
+			return true
+		}
+	}
+	return t.user.AfterRelease(conn)
+}

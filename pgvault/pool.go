@@ -1,0 +1,199 @@
+package pgvault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/vaultpool/vaultpool/rotation"
+	"github.com/vaultpool/vaultpool/rotation/vaultsource"
+)
+
+// Pool is a pgxpool.Pool whose connections log in with a leased credential that
+// is renewed and replaced behind its back. The embedded pool is a real one and
+// may be handed to anything that wants one: accounting, draining and rotation
+// hold there too. What needs this outer type is Close, and the retry of a login
+// that was refused: the methods that acquire a connection wait for the rotation
+// that follows, within their context, and go on.
+type Pool struct {
+	*pgxpool.Pool
+
+	config  *Config
+	target  *target
+	att     *rotation.Attachment
+	rotator *rotation.Rotator
+	owned   func(context.Context) error // closes the rotator, if it is ours
+
+	once sync.Once
+	err  error
+}
+
+// New is pgxpool.New with credentials from Vault: the connection string says which
+// by vault_path, see [ParseConfig]. It waits for the first credential, within ctx
+// and vault_start_timeout (30 s), and logs in with it once. It fails if Vault does
+// not issue one or if the database refuses it; as with pgxpool, it is no failure
+// if the database cannot be reached. After a failure nothing is left in Vault.
+func New(ctx context.Context, connString string) (*Pool, error) {
+	config, err := ParseConfig(connString)
+	if err != nil {
+		return nil, err
+	}
+	return NewWithConfig(ctx, config)
+}
+
+// NewWithConfig is New with a Config, which must come from [ParseConfig]. It is
+// copied: changing it afterwards has no effect.
+func NewWithConfig(ctx context.Context, config *Config) (*Pool, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	p := &Pool{config: config.Copy()}
+	p.target = newTarget(p.config.Config)
+	if err := p.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("pgvault: %w", err), p.undo())
+	}
+	return p, nil
+}
+
+func (p *Pool) open(ctx context.Context) (err error) {
+	start := p.config.Rotation.StartTimeout
+	if start <= 0 {
+		start = 30 * time.Second
+	}
+	startCtx, cancel := context.WithTimeout(ctx, start)
+	defer cancel()
+	if err := p.findRotator(startCtx); err != nil {
+		return err
+	}
+	if p.att, err = p.rotator.Attach(p.target); err != nil {
+		return err
+	}
+	p.target.att = p.att
+	if err := p.att.Prove(startCtx); err != nil {
+		return err
+	}
+	chained := p.config.Config.Copy()
+	p.target.chain(chained)
+	if p.Pool, err = pgxpool.NewWithConfig(ctx, chained); err != nil {
+		return err
+	}
+	p.target.set(p.Pool)
+	return nil
+}
+
+// findRotator takes the one that is shared or makes one.
+func (p *Pool) findRotator(ctx context.Context) error {
+	if p.rotator = p.config.Rotator; p.rotator != nil {
+		return nil
+	}
+	source := p.config.Source
+	if source == nil {
+		vault, err := vaultsource.New(ctx, p.config.Vault)
+		if err != nil {
+			return err
+		}
+		source = vault
+	}
+	rotator, err := rotation.New(ctx, source, p.config.Rotation)
+	if err != nil {
+		return err
+	}
+	p.rotator = rotator
+	p.owned = rotator.Close
+	return nil
+}
+
+// undo leaves nothing behind after a failed start.
+func (p *Pool) undo() error {
+	ctx, cancel := context.WithTimeout(context.Background(), p.closeTimeout())
+	defer cancel()
+	return p.release(ctx)
+}
+
+func (p *Pool) closeTimeout() time.Duration {
+	if d := p.config.Rotation.CloseTimeout; d > 0 {
+		return d
+	}
+	return 10 * time.Second
+}
+
+// Close is Shutdown bounded by vault_close_timeout (10 s). What it could not do is
+// logged and reported as an event.
+func (p *Pool) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), p.closeTimeout())
+	defer cancel()
+	if err := p.Shutdown(ctx); err != nil && p.config.Rotation.Logger != nil {
+		p.config.Rotation.Logger.Warn("vaultpool: closing the pool", "pool", p.target.Name(), "error", err)
+	}
+}
+
+// Shutdown closes the pool, waits for the connections in use for half the time
+// that ctx leaves, ends those that are left, and revokes the lease. It returns
+// what it could not do, and which connections it had to end. Without a deadline in
+// ctx it takes vault_close_timeout (10 s). On a shared Rotator it leaves the lease
+// to whoever closes that. Idempotent: later calls return the first one's result.
+func (p *Pool) Shutdown(ctx context.Context) error {
+	p.once.Do(func() {
+		if _, ok := ctx.Deadline(); !ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, p.closeTimeout())
+			defer cancel()
+		}
+		p.err = p.shutdown(ctx)
+	})
+	return p.err
+}
+
+func (p *Pool) shutdown(ctx context.Context) error {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		p.Pool.Close() // waits for every acquired connection, for ever if one leaked
+	}()
+	deadline, _ := ctx.Deadline()
+	patience := time.NewTimer(time.Until(deadline) / 2)
+	defer patience.Stop()
+	select {
+	case <-closed:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	err := p.release(ctx)
+	select {
+	case <-closed: // ending connections lets their users release them
+	case <-time.After(100 * time.Millisecond):
+		n := p.Stat().AcquiredConns()
+		err = errors.Join(err, fmt.Errorf("pgvault: %d connections were never released by their users; they are closed, but pgxpool goes on waiting for them in one goroutine", n))
+	}
+	return err
+}
+
+// release ends what the attachment still has open and closes what is ours.
+func (p *Pool) release(ctx context.Context) error {
+	var errs []error
+	if p.att != nil {
+		errs = append(errs, p.att.Close(ctx))
+	}
+	if p.owned != nil {
+		errs = append(errs, p.owned(ctx))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("pgvault: closing %s: %w", p.target.Name(), err)
+	}
+	return nil
+}
+
+// Config returns a copy of the config as it was given, without our hooks.
+func (p *Pool) Config() *Config { return p.config.Copy() }
+
+// Rotate replaces the credential now; see [rotation.Rotator.Rotate]. Connections
+// follow in the background.
+func (p *Pool) Rotate(ctx context.Context) error { return p.rotator.Rotate(ctx) }
+
+// Rotator returns the pool's rotator, for Status, Subscribe and Pause. The pool
+// closes it, unless it was given one.
+func (p *Pool) Rotator() *rotation.Rotator { return p.rotator }

@@ -1,0 +1,186 @@
+package pgvault
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// Replace gives the pool new connections for old ones, one at a time, while they
+// are idle.
+func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
+	pool := t.wait(ctx)
+	if pool == nil {
+		return
+	}
+	t.replacing.Add(1)
+	defer t.replacing.Add(-1)
+	defer t.toll.Store(false)
+	r := replacer{t: t, pool: pool, old: old, ctx: context.WithValue(ctx, sweepKey, true)}
+	p := newPace(time.Now(), by, t.att.Connections(old))
+	for {
+		left := t.att.Connections(old)
+		if left == 0 || ctx.Err() != nil {
+			return
+		}
+		found := r.round(p.over(time.Now()))
+		select {
+		case <-ctx.Done():
+		case <-time.After(p.next(time.Now(), left, found)):
+		}
+	}
+}
+
+// pace spreads replacements over the first half of the drain window. The second
+// half is for what was in use meanwhile.
+type pace struct {
+	end    time.Time
+	least  time.Duration // half the even interval: never more than twice the rate
+	misses int
+}
+
+func newPace(start, by time.Time, n int) pace {
+	half := max(0, by.Sub(start)/2)
+	return pace{end: start.Add(half), least: max(half/time.Duration(2*max(n, 1)), time.Millisecond)}
+}
+
+func (p *pace) over(now time.Time) bool { return !now.Before(p.end) }
+
+// next is the time to the next replacement. Looking in vain gets rarer, since
+// each look takes every idle connection for some microseconds.
+func (p *pace) next(now time.Time, left int, found bool) time.Duration {
+	const longest = time.Second
+	if p.misses++; found {
+		p.misses = 0
+	}
+	even := p.end.Sub(now) / time.Duration(max(left, 1))
+	return min(max(even, p.least<<min(p.misses, 8)), longest)
+}
+
+// replacer replaces the connections of one generation in one pool.
+type replacer struct {
+	t      *target
+	pool   *pgxpool.Pool
+	old    *rotation.Generation
+	ctx    context.Context // marked as a sweep
+	misses int
+	doubt  bool // the last login failed
+}
+
+// round replaces one connection and reports whether there was one to replace. If
+// there never is, the next caller who is handed an old connection gets another
+// one instead: an idle one if there is any, else one that it has to wait for.
+func (r *replacer) round(late bool) bool {
+	if r.old.Dead() {
+		give(r.takeIdle()) // taking destroys the dead ones
+		return false
+	}
+	if r.doubt && !r.canLogIn() {
+		return false // what is open is worth more than what is new
+	}
+	idle := r.takeIdle()
+	i := slices.IndexFunc(idle, r.isOld)
+	if i < 0 {
+		give(idle)
+		if r.misses++; late || len(idle) == 0 || r.misses > 3 {
+			r.t.toll.Store(true)
+		}
+		return false
+	}
+	r.misses = 0
+	victim := idle[i]
+	r.replace(victim, slices.Delete(idle, i, i+1))
+	return true
+}
+
+func (r *replacer) isOld(c *pgxpool.Conn) bool {
+	tracked := trackedConn(c.Conn())
+	return tracked != nil && tracked.Generation() == r.old
+}
+
+// replace logs a new connection in and closes victim. pgxpool builds a connection
+// only in Acquire, and only while none is idle: so all that are idle have been
+// taken, and others are given back as soon as Acquire has decided to build.
+func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn) {
+	var gone *pgx.Conn
+	if stat := r.pool.Stat(); stat.TotalConns() >= stat.MaxConns() {
+		gone = victim.Hijack() // the slot must be free; Destroy would hold it on
+	}
+	giveOthers := sync.OnceFunc(func() { give(others) })
+	fresh, err := r.pool.Acquire(&deciding{Context: r.ctx, decided: giveOthers})
+	giveOthers()
+	if r.doubt = err != nil; !r.doubt {
+		giveOne(fresh, false)
+	}
+	switch {
+	case gone != nil:
+	case err != nil:
+		giveOne(victim, true) // as good as before
+		return
+	default:
+		gone = victim.Hijack()
+	}
+	r.t.close(gone)
+}
+
+// canLogIn tries a login outside the pool.
+func (r *replacer) canLogIn() bool {
+	g, err := r.t.att.Current()
+	if err != nil {
+		return false
+	}
+	conn, err := r.t.connect(r.ctx, g, r.t.hosts[0], nil)
+	if err != nil {
+		return false
+	}
+	r.t.close(conn)
+	return true
+}
+
+func (r *replacer) takeIdle() []*pgxpool.Conn {
+	r.t.sweeps.Add(1)
+	return r.pool.AcquireAllIdle(r.ctx)
+}
+
+// give returns connections that were taken, in the order in which they were idle:
+// the one to be used next comes last.
+func give(conns []*pgxpool.Conn) {
+	for _, c := range slices.Backward(conns) {
+		giveOne(c, true)
+	}
+}
+
+// giveOne returns a connection without the user's AfterRelease. Its idle time
+// starts anew, so that pgxpool would not ping it: rested says that it must.
+func giveOne(conn *pgxpool.Conn, rested bool) {
+	if c := trackedConn(conn.Conn()); c != nil {
+		if s := sessionOf(c); s != nil {
+			s.swept.Store(rested)
+			s.quiet.Store(true)
+		}
+	}
+	conn.Release()
+}
+
+// deciding is a context that tells when puddle has decided, in Acquire, to build
+// a connection: it asks for Done once on entry and a second time when it begins
+// to wait, for the new connection or for a slot.
+type deciding struct {
+	context.Context
+	asked   atomic.Int32
+	decided func()
+}
+
+func (d *deciding) Done() <-chan struct{} {
+	if d.asked.Add(1) == 2 {
+		d.decided()
+	}
+	return d.Context.Done()
+}

@@ -1,0 +1,150 @@
+package pgvault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// target is a pool as the engine sees it: rotation.Target.
+type target struct {
+	user  *pgxpool.Config // as the user gave it
+	hosts []host
+	att   *rotation.Attachment
+
+	ready chan struct{} // closed once pool is set
+	pool  *pgxpool.Pool
+
+	replacing atomic.Int32 // Replace calls under way
+	toll      atomic.Bool  // the next caller of an old connection gets another one
+	sweeps    atomic.Int64 // how often idle connections were taken and given back
+	paid      atomic.Int64 // connections that callers had built during replacements
+}
+
+// host is one place the pool may dial: the entries of a connection string, less
+// the variants of the same address (with TLS and without).
+type host struct {
+	name    string
+	port    uint16
+	entries []*pgconn.FallbackConfig
+}
+
+func newTarget(user *pgxpool.Config) *target {
+	return &target{user: user, hosts: hostsOf(user.ConnConfig), ready: make(chan struct{})}
+}
+
+func hostsOf(c *pgx.ConnConfig) []host {
+	var hosts []host
+	first := &pgconn.FallbackConfig{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}
+	for _, f := range append([]*pgconn.FallbackConfig{first}, c.Fallbacks...) {
+		i := slices.IndexFunc(hosts, func(h host) bool { return h.name == f.Host && h.port == f.Port })
+		if i < 0 {
+			i, hosts = len(hosts), append(hosts, host{name: f.Host, port: f.Port})
+		}
+		hosts[i].entries = append(hosts[i].entries, f)
+	}
+	return hosts
+}
+
+// Name is host:port/database of the first host.
+func (t *target) Name() string {
+	h := t.hosts[0]
+	return fmt.Sprintf("%s/%s", net.JoinHostPort(h.name, fmt.Sprint(h.port)), t.user.ConnConfig.Database)
+}
+
+func (t *target) set(pool *pgxpool.Pool) {
+	t.pool = pool
+	close(t.ready)
+}
+
+// wait returns the pool once there is one; nil if ctx is done first.
+func (t *target) wait(ctx context.Context) *pgxpool.Pool {
+	select {
+	case <-t.ready:
+		return t.pool
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// connect logs in to one host, outside the pool but with all of its
+// configuration. dial replaces the address that is dialled, if not nil.
+func (t *target) connect(ctx context.Context, g *rotation.Generation, h host, dial pgconn.DialFunc) (*pgx.Conn, error) {
+	c := t.user.ConnConfig.Copy()
+	c.Host, c.Port, c.TLSConfig, c.Fallbacks = h.name, h.port, h.entries[0].TLSConfig, h.entries[1:]
+	// Which host is to be preferred is no question here.
+	c.ValidateConnect = nil
+	if dial != nil {
+		c.DialFunc = dial
+	}
+	ctx = withGeneration(ctx, g)
+	if err := t.beforeConnect(ctx, c); err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, c)
+}
+
+// close closes a connection that is no longer the pool's, as the pool would.
+func (t *target) close(conn *pgx.Conn) {
+	defer func() { _ = recover() }() // the user's BeforeClose, on our goroutine
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	defer func() { _ = conn.Close(ctx) }()
+	if t.user.BeforeClose != nil {
+		t.user.BeforeClose(conn)
+	}
+}
+
+// Probe logs in on every host at once.
+func (t *target) Probe(ctx context.Context, g *rotation.Generation) rotation.ProbeResult {
+	results := make([]rotation.ProbeResult, len(t.hosts))
+	var wg sync.WaitGroup
+	for i, h := range t.hosts {
+		wg.Go(func() { results[i] = t.probeHost(ctx, g, h) })
+	}
+	wg.Wait()
+	var sum rotation.ProbeResult
+	var errs []error
+	for _, r := range results {
+		sum.Accepted += r.Accepted
+		sum.Refused += r.Refused
+		sum.Unknown += r.Unknown
+		errs = append(errs, r.Err)
+	}
+	sum.Err = errors.Join(errs...)
+	return sum
+}
+
+func (t *target) probeHost(ctx context.Context, g *rotation.Generation, h host) (r rotation.ProbeResult) {
+	defer func() {
+		if v := recover(); v != nil {
+			r = rotation.ProbeResult{Unknown: 1, Err: fmt.Errorf("a hook of %s panicked: %v", t.Name(), v)}
+		}
+	}()
+	conn, err := t.connect(ctx, g, h, nil)
+	if err == nil {
+		defer func() { _ = conn.Close(ctx) }()
+		if t.user.AfterConnect != nil {
+			err = t.user.AfterConnect(ctx, conn)
+		}
+	}
+	switch {
+	case err == nil:
+		return rotation.ProbeResult{Accepted: 1}
+	case refusedLogin(err):
+		return rotation.ProbeResult{Refused: 1, Err: fmt.Errorf("%w: %w", rotation.ErrRefused, err)}
+	default:
+		return rotation.ProbeResult{Unknown: 1, Err: err}
+	}
+}
