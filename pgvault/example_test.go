@@ -1,0 +1,78 @@
+package pgvault_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/vaultpool/vaultpool/pgvault"
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// Everything pgxpool.ParseConfig takes, and where the credentials come from.
+func ExampleParseConfig() {
+	config, err := pgvault.ParseConfig("postgres://db.internal/app?sslmode=verify-full&pool_max_conns=20" +
+		"&vault_path=database/creds/app&vault_drain_timeout=2m")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(config.ConnConfig.Host, config.MaxConns)
+	fmt.Println(config.Vault.Path, config.Rotation.DrainTimeout)
+	// Output:
+	// db.internal 20
+	// database/creds/app 2m0s
+}
+
+// A parameter that does not exist is an error, and so is a user: Vault issues it.
+func ExampleParseConfig_mistakes() {
+	_, err := pgvault.ParseConfig("postgres://db.internal/app?vault_role=app")
+	fmt.Println(err)
+	_, err = pgvault.ParseConfig("postgres://jack:secret@db.internal/app?vault_path=database/creds/app")
+	fmt.Println(err)
+	// Output:
+	// pgvault: connection string: unknown parameter vault_role; there are vault_addr, vault_ca_cert, vault_close_timeout, vault_drain_timeout, vault_max_unrevoked, vault_namespace, vault_path, vault_renew_increment, vault_start_timeout, vault_token_file
+	// pgvault: the connection string sets the password; remove it: user and password are issued, by Vault or whatever the source is, and change while the pool is open
+}
+
+// Any source of credentials serves. As with pgxpool, it is no error that the
+// database is not there yet.
+func ExampleNewWithConfig() {
+	ctx := context.Background()
+	config, err := pgvault.ParseConfig("postgres://127.0.0.1:1/app?sslmode=disable")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	config.Source = rotation.SourceFunc(func(context.Context) (rotation.Credential, rotation.Lease, error) {
+		return rotation.NewCredential("app", "an authentication token"), rotation.Lease{TTL: 15 * time.Minute}, nil
+	})
+	pool, err := pgvault.NewWithConfig(ctx, config)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	fmt.Println(pool.Rotator().Status().User, pool.Stat().MaxConns() > 0)
+	// Output: app true
+}
+
+// The whole change to a service: the import, one word, and one parameter.
+func ExampleNew() {
+	ctx := context.Background()
+	pool, err := pgvault.New(ctx, "postgres://db.internal/app?vault_path=database/creds/app")
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer pool.Close()
+
+	var name string
+	err = pool.QueryRow(ctx, "SELECT name FROM items WHERE id = $1", 1).Scan(&name)
+	var none *rotation.NoCredentialError
+	if errors.As(err, &none) {
+		log.Printf("no login since %s", none.Since)
+	}
+}
