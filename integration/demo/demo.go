@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vaultpool/vaultpool/integration/testbed"
+)
+
+const (
+	leaseTTL     = 8 * time.Second  // of a lease, and of each renewal
+	leaseCeiling = 20 * time.Second // how long renewals keep a lease alive in all
+	poolSize     = 20
+	serviceName  = "webservice" // also the application_name of its sessions
+
+	// endTimeout bounds the checks in the end, in case a server does not answer.
+	endTimeout = 30 * time.Second
+)
+
+// runDemo starts everything, runs the load until duration (if any) is over or ctx ends, stops everything in good
+// order, and reports. The error is for what kept it from doing so.
+func runDemo(ctx context.Context, duration time.Duration, screen *screen) (_ *report, err error) {
+	start := time.Now()
+	screen.printf("starting Vault and PostgreSQL")
+	bed, err := testbed.Start(ctx, testbed.Options{Postgres: true, Progress: screen})
+	if err != nil {
+		return nil, fmt.Errorf("start the servers: %w", err)
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+
+	setting, err := prepare(ctx, bed, screen)
+	if err != nil {
+		return nil, err
+	}
+	service, err := startService(ctx, setting, screen)
+	if err != nil {
+		return nil, err
+	}
+	defer service.kill()
+	screen.printf("ready after %s: http://%s/status", time.Since(start).Round(100*time.Millisecond), service.address)
+
+	r := &report{duration: duration}
+	load := startLoad(ctx, "http://"+service.address, screen)
+	began := time.Now()
+	r.reason = watch(ctx, duration, service, load, screen)
+	load.stop()
+	r.ran = time.Since(began)
+
+	screen.printf("%s; the load has stopped, stopping the service", r.reason)
+	r.service = service.stop()
+	r.load = load.result()
+	r.renewals, r.rotations = service.events.renewals(), service.events.rotations()
+	checking, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	r.left, r.books = inspect(checking, setting)
+	return r, nil
+}
+
+// watch draws a line every second until the duration is over, ctx ends or the service does, and returns which.
+func watch(ctx context.Context, duration time.Duration, service *service, load *load, screen *screen) string {
+	var over <-chan time.Time
+	if duration > 0 {
+		over = time.After(duration)
+	}
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	began := time.Now()
+	for {
+		select {
+		case <-over:
+			return fmt.Sprintf("%v are over", duration)
+		case <-ctx.Done():
+			return context.Cause(ctx).Error()
+		case <-service.done:
+			return "the service has ended by itself"
+		case <-ticker.C:
+		}
+		status, err := service.status(ctx)
+		second, total := load.lastSecond(), load.result()
+		screen.live(func(width int) string {
+			return liveLine(width, time.Since(began), status, err, second, total)
+		})
+	}
+}
+
+// liveLine is what one second looked like. Where the terminal is narrow it leaves the user out.
+func liveLine(width int, elapsed time.Duration, status *status, statusErr error, second *histogram, total loadResult) string {
+	who := "no status: "
+	if statusErr != nil {
+		who += statusErr.Error()
+	} else {
+		current, old := status.connections()
+		user := ""
+		if width >= 110 {
+			user = " " + shortUser(status.User)
+		}
+		who = fmt.Sprintf("gen %d%s  lease %4.1fs  conns %d new %d old", status.Generation, user, status.LeaseLeft, current, old)
+	}
+	return fmt.Sprintf("%s  %s  %d requests  %d failed  p99 %s",
+		clock(elapsed), who, total.requests, total.failed, milliseconds(second.quantile(0.99)))
+}
+
+// shortUser keeps the ends of v-token-r0001-Ab3…-1763759012, which tell one user from the next.
+func shortUser(user string) string {
+	if len(user) <= 20 {
+		return user
+	}
+	return user[:8] + "…" + user[len(user)-11:]
+}
+
+func clock(d time.Duration) string {
+	seconds := int(d.Round(time.Second).Seconds())
+	return fmt.Sprintf("%d:%02d", seconds/60, seconds%60)
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1fms", float64(d)/float64(time.Millisecond))
+}

@@ -1,0 +1,105 @@
+// Command demo runs examples/webservice, a small service on pgvault, under steady load on a real Vault and a real
+// PostgreSQL, with credentials so short-lived that each is renewed and replaced within seconds. It shows what happens
+// to them, checks every answer, and says in the end what failed and what was left behind.
+//
+//	make demo                 until Ctrl-C
+//	make demo DURATION=90s    ends by itself
+//
+// It exits with 0 only if no request failed, the service stopped in good order, and nothing was left in Vault or in
+// PostgreSQL. The first Ctrl-C, SIGTERM or SIGHUP ends it in good order, with the summary; the second at once.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+func main() {
+	// The kernel ends the service when the thread that started it does (see service.go): make that the main thread.
+	runtime.LockOSThread()
+	os.Exit(run())
+}
+
+// run returns the exit code.
+func run() int {
+	duration, err := parseDuration(os.Args[1:], os.Getenv("DURATION"))
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		return 2
+	}
+	giveBack := takeTerminal()
+	defer giveBack()
+	screen := newScreen(os.Stdout)
+	defer screen.close()
+	ctx, stop := stopOnSignals(screen, giveBack)
+	defer stop()
+
+	report, err := runDemo(ctx, duration, screen)
+	screen.clear()
+	if err != nil {
+		screen.printf("demo: %v", err)
+		return 1
+	}
+	screen.printf("%s", report.text())
+	if len(report.problems()) > 0 {
+		return 1
+	}
+	return 0
+}
+
+// parseDuration returns 0 for a demo that runs until it is stopped.
+func parseDuration(args []string, environment string) (time.Duration, error) {
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	text := flags.String("duration", environment, "how long to run, such as `90s`; empty means until Ctrl-C (DURATION)")
+	if err := flags.Parse(args); err != nil {
+		return 0, err
+	}
+	if *text == "" {
+		return 0, nil
+	}
+	duration, err := time.ParseDuration(*text)
+	if err != nil || duration <= 0 {
+		return 0, fmt.Errorf("DURATION is %q: give a time above 0 with its unit, such as 90s or 5m", *text)
+	}
+	return duration, nil
+}
+
+// stopOnSignals returns a context that ends with the first signal. The second ends the process: the servers and the
+// service end with it (Pdeathsig), and what they had is lost with them.
+func stopOnSignals(screen *screen, giveBack func()) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		first := <-signals
+		screen.printf("%s: stopping in good order; once more stops at once", name(first))
+		cancel(fmt.Errorf("stopped by %s", name(first)))
+		second := <-signals
+		screen.printf("%s again: stopped at once, nothing was checked or given back", name(second))
+		screen.close()
+		giveBack()
+		os.Exit(130)
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+func name(s os.Signal) string {
+	switch s {
+	case os.Interrupt:
+		return "Ctrl-C"
+	case syscall.SIGTERM:
+		return "SIGTERM"
+	default:
+		return s.String()
+	}
+}
