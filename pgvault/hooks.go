@@ -149,7 +149,11 @@ func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndD
 	switch {
 	case data.Err == nil:
 		if a.conn != nil {
-			a.conn.SetSession(&session{pg: data.Conn.PgConn()})
+			pg := data.Conn.PgConn()
+			a.conn.SetSession(&session{pg: pg})
+			if rotation.ConnOf(pg.Conn()) == nil { // the user's AfterNetConnect wrapped it
+				pg.CustomData()[customKey] = a.conn
+			}
 		}
 	case a.conn != nil:
 		a.config.Password = "" // the error holds the config
@@ -176,7 +180,16 @@ func sessionOf(c *rotation.Conn) *session {
 	return s
 }
 
-func trackedConn(c *pgx.Conn) *rotation.Conn { return rotation.ConnOf(c.PgConn().Conn()) }
+// customKey is where the tracked socket is found when it is wrapped out of sight.
+const customKey = "vaultpool.conn"
+
+func trackedConn(c *pgx.Conn) *rotation.Conn {
+	if tracked := rotation.ConnOf(c.PgConn().Conn()); tracked != nil {
+		return tracked
+	}
+	tracked, _ := c.PgConn().CustomData()[customKey].(*rotation.Conn)
+	return tracked
+}
 
 // prepareConn keeps connections of a dead generation from callers. It is on
 // everybody's path: two pointers and an atomic load.

@@ -76,6 +76,9 @@ func (p *Pool) open(ctx context.Context) (err error) {
 	if err := p.att.Prove(startCtx); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil { // the proof has nothing to say then
+		return err
+	}
 	chained := p.config.Config.Copy()
 	p.target.chain(chained)
 	if p.Pool, err = pgxpool.NewWithConfig(ctx, chained); err != nil {
@@ -92,7 +95,11 @@ func (p *Pool) findRotator(ctx context.Context) error {
 	}
 	source := p.config.Source
 	if source == nil {
-		vault, err := vaultsource.New(ctx, p.config.Vault)
+		config := p.config.Vault
+		if config.Logger == nil {
+			config.Logger = p.config.Rotation.Logger
+		}
+		vault, err := vaultsource.New(ctx, config)
 		if err != nil {
 			return err
 		}

@@ -64,6 +64,10 @@ func (p *pace) next(now time.Time, left int, found bool) time.Duration {
 	return min(max(even, p.least<<min(p.misses, 8)), longest)
 }
 
+// loginTimeout is how long a replacement waits for its login. What becomes of that
+// later still goes to the pool.
+const loginTimeout = 10 * time.Second
+
 // replacer replaces the connections of one generation in one pool.
 type replacer struct {
 	t      *target
@@ -114,7 +118,9 @@ func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn) {
 		gone = victim.Hijack() // the slot must be free; Destroy would hold it on
 	}
 	giveOthers := sync.OnceFunc(func() { give(others) })
-	fresh, err := r.pool.Acquire(&deciding{Context: r.ctx, decided: giveOthers})
+	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
+	defer cancel()
+	fresh, err := r.pool.Acquire(&deciding{Context: ctx, decided: giveOthers})
 	giveOthers()
 	if r.doubt = err != nil; !r.doubt {
 		giveOne(fresh, false)
@@ -136,7 +142,9 @@ func (r *replacer) canLogIn() bool {
 	if err != nil {
 		return false
 	}
-	conn, err := r.t.connect(r.ctx, g, r.t.hosts[0], nil)
+	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
+	defer cancel()
+	conn, err := r.t.connect(ctx, g, r.t.hosts[0], nil)
 	if err != nil {
 		return false
 	}

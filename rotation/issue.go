@@ -100,6 +100,7 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 			return
 		}
 	}
+	futile := l.futile(lease)
 	l.seq++
 	g := newGeneration(l.seq, cred, l.r.nudge)
 	g.state, g.lease, g.born = StateIssued, lease, now
@@ -107,9 +108,22 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 	l.gens = append(l.gens, g)
 	l.op.gen, l.op.probeAt = g, l.r.now()
 	l.emit(Event{Kind: Issued, Generation: g.id, Reason: l.op.reason, TTL: lease.TTL, Took: took})
-	if l.closing {
+	switch {
+	case l.closing:
 		l.rejectCandidate(ErrClosed)
+	case futile:
+		l.rejectCandidate(fmt.Errorf("the new lease of %v ends no later than the one in use: something else ends both (the token?)", lease.TTL))
 	}
+}
+
+// futile reports whether a rotation for want of time has brought none. Without
+// this, leases that all end with their token would be replaced ever faster.
+func (l *loop) futile(lease Lease) bool {
+	cur := l.current
+	if cur == nil || l.want != "" || l.lost != nil || lease.TTL == 0 || cur.term.endless() {
+		return false
+	}
+	return lease.TTL <= cur.term.left(l.r.now())+cur.term.full/20
 }
 
 // refreshed adopts the new term of an unchanged credential.
@@ -147,7 +161,11 @@ func (l *loop) attemptDone(err error) {
 		l.want = "" // whoever asked has the error and the old credential
 	}
 	l.failures++
-	l.retryAt = l.r.now().add(backoff(l.failures, 250*time.Millisecond, 30*time.Second, retryAfter(err), l.r.random()))
+	now, limit := l.r.now(), 30*time.Second
+	if l.current != nil && l.lost == nil { // not so long that the end comes first
+		limit = max(time.Second, min(limit, l.current.term.left(now)/4))
+	}
+	l.retryAt = now.add(backoff(l.failures, 250*time.Millisecond, limit, retryAfter(err), l.r.random()))
 	l.failed("issue", l.failures, err)
 }
 

@@ -189,8 +189,14 @@ func (l *loop) mayIssue() bool {
 		return false
 	}
 	reached := l.unrevoked() >= l.r.config.MaxUnrevoked
-	if reached && !l.capped {
-		l.emit(Event{Kind: CapReached, Err: fmt.Errorf("%d leases are not revoked yet; none is issued until one of them is gone", l.unrevoked())})
+	if reached {
+		err := fmt.Errorf("%d leases are not revoked yet; none is issued until one of them is gone", l.unrevoked())
+		if !l.capped {
+			l.emit(Event{Kind: CapReached, Err: err})
+		}
+		if l.answer(err); l.want == "requested" {
+			l.want = ""
+		}
 	}
 	l.capped = reached
 	return !reached
