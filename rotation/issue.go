@@ -123,7 +123,7 @@ func (l *loop) futile(lease Lease) bool {
 	if cur == nil || l.want != "" || l.lost != nil || lease.TTL == 0 || cur.term.endless() {
 		return false
 	}
-	return lease.TTL <= cur.term.left(l.r.now())+cur.term.full/20
+	return lease.TTL <= cur.term.left(l.r.now())+min(lease.TTL, cur.term.full)/20
 }
 
 // refreshed adopts the new term of an unchanged credential.
