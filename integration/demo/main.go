@@ -46,6 +46,10 @@ func run() int {
 
 	report, err := runDemo(ctx, duration, screen)
 	screen.clear()
+	if err != nil && report == nil && ctx.Err() != nil {
+		screen.printf("demo: %v before the load began: nothing was shown", context.Cause(ctx))
+		return 1
+	}
 	if err != nil {
 		screen.printf("demo: %v", err)
 		return 1
