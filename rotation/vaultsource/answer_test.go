@@ -97,6 +97,7 @@ func TestTextsInOneLine(t *testing.T) {
 		saysInvalidToken:           "permission denied, invalid token",
 		saysPastMax:                "failed to renew entry: past the max TTL, cannot renew",
 		saysSealed:                 "Vault is sealed",
+		saysDownAtRenew:            "failed to renew entry: failed to connect to `host=127.0.0.1 user=vaultadmin database=postgres`: dial error (dial tcp 127.0.0.1:45432: connect: connection refused)",
 		"":                         "no reason given",
 		" \n ":                     "no reason given",
 		strings.Repeat("é", 10000): strings.Repeat("é", maxText/2) + " …",
@@ -123,7 +124,7 @@ func TestFailure(t *testing.T) {
 		HTTPMethod: http.MethodGet, URL: "https://user:" + canary + "@vault.example/v1/database/creds/app",
 		StatusCode: 429, Errors: []string{saysQuota},
 	}, &reply{retryAfter: 5 * time.Second})
-	if got, want := err.Error(), `issue a credential database/creds/app in Vault at https://vault.example, namespace team-a: Vault answers 429: `+saysQuota; got != want {
+	if got, want := err.Error(), `issue a credential from database/creds/app in Vault at https://vault.example, namespace team-a: Vault answers 429: `+saysQuota; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	var after interface{ RetryAfter() time.Duration }

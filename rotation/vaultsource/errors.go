@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -25,7 +26,7 @@ var errEmpty = errors.New("the answer is empty")
 type operation string
 
 const (
-	issueCredential operation = "issue a credential"
+	issueCredential operation = "issue a credential from"
 	renewLease      operation = "renew the lease"
 	revokeLease     operation = "revoke the lease"
 	lookupToken     operation = "look up the token"
@@ -99,8 +100,11 @@ func (c *connection) failed(r request, err error, answer *reply) error {
 // networkFault puts into words that there was no answer.
 func (c *connection) networkFault(r request, err error) (why, advice string) {
 	why = err.Error()
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
 		why = "no answer in time: " + why
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		why = "the connection was closed before the answer was complete: " + why
 	}
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
 		return why, "is the address right, and Vault up? It is taken from VAULT_ADDR unless given"
@@ -207,7 +211,7 @@ func plain(texts []string) string {
 			items = append(items, item)
 		}
 	}
-	s = strings.Join(items, ", ")
+	s = strings.ReplaceAll(strings.Join(items, ", "), ":, ", ": ")
 	if s == "" {
 		return "no reason given"
 	}
