@@ -85,7 +85,10 @@ func watch(ctx context.Context, duration time.Duration, service *service, load *
 	}
 }
 
-// liveLine is what one second looked like. Where the terminal is narrow it leaves the user out.
+// wideEnough is the number of columns from which on the live line is written out in full.
+const wideEnough = 110
+
+// liveLine is what one second looked like. In a narrow terminal it leaves the user out.
 func liveLine(width int, elapsed time.Duration, status *status, statusErr error, second *histogram, total loadResult) string {
 	who := "no status: "
 	if statusErr != nil {
@@ -93,13 +96,17 @@ func liveLine(width int, elapsed time.Duration, status *status, statusErr error,
 	} else {
 		current, old := status.connections()
 		user := ""
-		if width >= 110 {
+		if width >= wideEnough {
 			user = " " + shortUser(status.User)
 		}
 		who = fmt.Sprintf("gen %d%s  lease %4.1fs  conns %d new %d old", status.Generation, user, status.LeaseLeft, current, old)
 	}
-	return fmt.Sprintf("%s  %s  %d requests  %d failed  p99 %s",
-		clock(elapsed), who, total.requests, total.failed, milliseconds(second.quantile(0.99)))
+	requests := "requests"
+	if width < wideEnough {
+		requests = "req"
+	}
+	return fmt.Sprintf("%s  %s  %d %s  %d failed  p99 %s",
+		clock(elapsed), who, total.requests, requests, total.failed, milliseconds(second.quantile(0.99)))
 }
 
 // shortUser keeps the ends of v-token-r0001-Ab3…-1763759012, which tell one user from the next.

@@ -131,7 +131,8 @@ func (r *report) text() string {
 	row("latency", "p50 %s  p99 %s  p99.9 %s  max %s", milliseconds(latency.quantile(0.5)),
 		milliseconds(latency.quantile(0.99)), milliseconds(latency.quantile(0.999)), milliseconds(latency.max))
 	row("credentials", "%d rotations, %d renewals", r.rotations, r.renewals)
-	row("in the database", "%d items (%s), %d transfers (%s)", r.books.items, &r.load.items, r.books.transfers, &r.load.transfers)
+	row("in the database", "%d items and %d transfers; %d and %d were confirmed",
+		r.books.items, r.books.transfers, r.load.items.confirmed, r.load.transfers.confirmed)
 	row("left in Vault", "%d leases", len(r.left.leases))
 	row("left in PostgreSQL", "%d roles, %d sessions", len(r.left.roles), r.left.sessions)
 	problems := r.problems()
