@@ -183,7 +183,7 @@ func (p *Pool) shutdown(ctx context.Context) error {
 func (p *Pool) release(ctx context.Context) error {
 	var errs []error
 	if p.att != nil {
-		errs = append(errs, p.att.Close(ctx))
+		errs = append(errs, p.endLeft(ctx))
 	}
 	if p.owned != nil {
 		errs = append(errs, p.owned(ctx))
@@ -192,6 +192,16 @@ func (p *Pool) release(ctx context.Context) error {
 		return fmt.Errorf("pgvault: closing %s: %w", p.target.Name(), err)
 	}
 	return nil
+}
+
+// endLeft takes half the time there is at most: the lease is to be revoked yet.
+func (p *Pool) endLeft(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	return p.att.Close(ctx)
 }
 
 // Config returns a copy of the config as it was given, without our hooks.

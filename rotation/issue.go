@@ -40,6 +40,9 @@ func (l *loop) issue(now instant, reason string, refresh bool) {
 		if err == nil && cred.Username() == "" {
 			err = fmt.Errorf("%w: the source returned no user name", ErrInvalid)
 		}
+		if err == nil && lease.TTL < 0 {
+			err = fmt.Errorf("%w: the source returned a lease of %v", ErrInvalid, lease.TTL)
+		}
 		if !r.do(func() { l.answered(now, cred, lease, err) }) && err == nil {
 			r.revokeOrphan(lease)
 		}
