@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"sync"
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
@@ -30,9 +29,6 @@ type Postgres struct {
 	server   *postgresServer // nil on an existing server
 	superURL *url.URL        // as SuperURL
 	vault    *url.Userinfo   // whom Vault logs in as
-
-	configOnce sync.Once
-	configErr  error
 }
 
 // Session is a connection as the server sees it.
@@ -53,14 +49,17 @@ func (b *Bed) startPostgres(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		b.onClose(server.close)
+		if err := server.start(ctx); err != nil {
+			return err
+		}
 		p.server, existing = server, server.superURL()
-		b.onClose(func(ctx context.Context) error { return p.server.process.stop(ctx, syscall.SIGQUIT, stopGrace) })
 	}
+	b.Postgres = p
 	if err := p.connect(ctx, existing); err != nil {
 		return err
 	}
-	b.Postgres = p
-	return nil
+	return p.configureVault(ctx)
 }
 
 // connect makes the database and its roles, and the superuser's pool.
@@ -228,7 +227,8 @@ func (p *Postgres) Stop(ctx context.Context) error {
 	return p.server.process.stop(ctx, syscall.SIGINT, stopGrace)
 }
 
-// Kill makes the server and all its sessions end at once, without a word to their clients.
+// Kill makes the server and all its sessions end at once (SIGQUIT). The last second's transactions may
+// be lost.
 func (p *Postgres) Kill(ctx context.Context) error {
 	if p.server == nil {
 		return ErrNotOurServer
@@ -259,4 +259,3 @@ func listStrings(ctx context.Context, db interface {
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
-

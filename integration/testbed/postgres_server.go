@@ -33,6 +33,7 @@ type postgresServer struct {
 	process    *process
 }
 
+// newPostgresServer prepares a server, which is not running yet.
 func (b *Bed) newPostgresServer(ctx context.Context) (*postgresServer, error) {
 	binaries, err := findPostgres()
 	if err != nil {
@@ -57,10 +58,15 @@ func (b *Bed) newPostgresServer(ctx context.Context) (*postgresServer, error) {
 	if s.address, err = freeAddress(); err != nil {
 		return nil, err
 	}
-	if err := s.initialise(ctx); err != nil {
-		return nil, err
+	return s, s.initialise(ctx)
+}
+
+// close does not wait for an orderly end, since the data is thrown away.
+func (s *postgresServer) close(ctx context.Context) error {
+	if s.process == nil {
+		return nil
 	}
-	return s, s.start(ctx)
+	return s.process.stop(ctx, syscall.SIGQUIT, stopGrace)
 }
 
 // findPostgres returns the directory of the newest installed server binaries, which Debian keeps out

@@ -57,6 +57,9 @@ type processSpec struct {
 // start runs the command in a process group of its own, so that Ctrl-C in a terminal reaches us and
 // not the servers that we still need for an orderly end.
 func (p *processes) start(spec processSpec) (*process, error) {
+	if p.isClosed() {
+		return nil, fmt.Errorf("start %s: %w", spec.name, errClosed)
+	}
 	log, err := os.OpenFile(spec.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", spec.name, err)
@@ -80,12 +83,20 @@ func (p *processes) start(spec processSpec) (*process, error) {
 	return child, nil
 }
 
+var errClosed = errors.New("the testbed is closed")
+
+func (p *processes) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
 // fork holds the mutex so that no child can slip in behind close.
 func (p *processes) fork(child *process) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return errors.New("the testbed is closed")
+		return errClosed
 	}
 	started := make(chan error)
 	p.jobs <- func() { started <- child.command.Start() }
@@ -161,10 +172,15 @@ func (p *process) running() bool {
 	}
 }
 
-// waitReady calls ready until it succeeds. It gives up when the process or ctx ends, with an error
-// that has the end of the log in it.
+// startTimeout is far more than a server needs on a busy machine.
+const startTimeout = time.Minute
+
+// waitReady calls ready until it succeeds. It gives up when the process or ctx ends or a minute is
+// over, with an error that has the end of the log in it.
 func (p *process) waitReady(ctx context.Context, ready func(context.Context) error) error {
 	const pause = 25 * time.Millisecond
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not ready after %s", startTimeout))
+	defer cancel()
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := ready(attempt)

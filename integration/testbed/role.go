@@ -45,9 +45,6 @@ func (b *Bed) PostgresRole(ctx context.Context, options RoleOptions) (*Role, err
 	if b.Postgres == nil {
 		return nil, errors.New("make a PostgreSQL role: the testbed was started without Options.Postgres")
 	}
-	if err := b.Postgres.configureVault(ctx); err != nil {
-		return nil, err
-	}
 	return b.newRole(ctx, &Role{
 		connection: "postgres", defaults: postgresDefaults, users: b.Postgres.Roles,
 	}, options)
@@ -69,24 +66,18 @@ var postgresDefaults = RoleOptions{
 		END $$;`},
 }
 
-// configureVault tells Vault, once, how to log in to PostgreSQL.
+// configureVault tells Vault how to log in to PostgreSQL.
 func (p *Postgres) configureVault(ctx context.Context) error {
-	p.configOnce.Do(func() {
-		password, _ := p.vault.Password()
-		p.configErr = p.bed.Vault.configureDatabase(ctx, "postgres", map[string]any{
-			"plugin_name":    "postgresql-database-plugin",
-			"connection_url": strings.Replace(p.URL(""), "://", "://{{username}}:{{password}}@", 1),
-			"username":       p.vault.Username(),
-			"password":       password,
-		})
+	password, _ := p.vault.Password()
+	return p.bed.Vault.configureDatabase(ctx, "postgres", map[string]any{
+		"plugin_name":    "postgresql-database-plugin",
+		"connection_url": strings.Replace(p.URL(""), "://", "://{{username}}:{{password}}@", 1),
+		"username":       p.vault.Username(),
+		"password":       password,
 	})
-	return p.configErr
 }
 
 func (v *Vault) configureDatabase(ctx context.Context, name string, config map[string]any) error {
-	if err := v.mountDatabase(ctx); err != nil {
-		return err
-	}
 	config["allowed_roles"] = "*"
 	if _, err := v.Client.Logical().WriteWithContext(ctx, v.Mount+"/config/"+name, config); err != nil {
 		return fmt.Errorf("connect Vault to the database %s: %w", name, err)

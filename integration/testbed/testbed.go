@@ -112,6 +112,9 @@ func (b *Bed) start(ctx context.Context) error {
 	if err := b.startVault(ctx); err != nil {
 		return fmt.Errorf("start Vault: %w", err)
 	}
+	if err := b.Vault.mountDatabase(ctx); err != nil {
+		return err
+	}
 	if b.options.Postgres {
 		if err := b.startPostgres(ctx); err != nil {
 			return fmt.Errorf("start PostgreSQL: %w", err)
@@ -140,6 +143,9 @@ func (b *Bed) close() error {
 	closers := b.closers
 	b.mu.Unlock()
 	var failures []error
+	if b.Vault != nil {
+		failures = append(failures, b.Vault.clean(ctx))
+	}
 	for _, undo := range slices.Backward(closers) {
 		failures = append(failures, undo(ctx))
 	}

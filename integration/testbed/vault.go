@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,8 +26,9 @@ type Vault struct {
 	server     *vaultServer // nil on an existing server
 	httpClient *http.Client
 
-	mountOnce sync.Once
-	mountErr  error
+	mu       sync.Mutex // guards what follows
+	policies []string
+	tokens   []string
 }
 
 func newVault(bed *Bed, address, token string, server *vaultServer) (*Vault, error) {
@@ -83,9 +85,7 @@ func (v *Vault) Token(ctx context.Context, policyHCL string, ttl time.Duration, 
 	if err := v.Client.Sys().PutPolicyWithContext(ctx, policy, policyHCL); err != nil {
 		return "", fmt.Errorf("write the policy %s: %w", policy, err)
 	}
-	v.onCloseExisting(func(ctx context.Context) error {
-		return v.Client.Sys().DeletePolicyWithContext(ctx, policy)
-	})
+	v.remember(&v.policies, policy)
 	request := &api.TokenCreateRequest{Policies: []string{policy}, TTL: ttl.String(), NoParent: true}
 	for _, option := range options {
 		option(request)
@@ -95,12 +95,7 @@ func (v *Vault) Token(ctx context.Context, policyHCL string, ttl time.Duration, 
 		return "", fmt.Errorf("create a token with the policy %s: %w", policy, err)
 	}
 	token := secret.Auth.ClientToken
-	v.onCloseExisting(func(ctx context.Context) error {
-		if _, err := v.Client.Auth().Token().LookupWithContext(ctx, token); err != nil {
-			return nil // gone already, or Vault is, which another step reports
-		}
-		return v.Client.Auth().Token().RevokeTreeWithContext(ctx, token)
-	})
+	v.remember(&v.tokens, token)
 	return token, nil
 }
 
@@ -202,13 +197,8 @@ func (v *Vault) Restart(ctx context.Context) error {
 	return nil
 }
 
-// mountDatabase mounts the database secrets engine, once.
+// mountDatabase mounts the database secrets engine.
 func (v *Vault) mountDatabase(ctx context.Context) error {
-	v.mountOnce.Do(func() { v.mountErr = v.doMountDatabase(ctx) })
-	return v.mountErr
-}
-
-func (v *Vault) doMountDatabase(ctx context.Context) error {
 	mounts, err := v.Client.Sys().ListMountsWithContext(ctx)
 	if err != nil {
 		return fmt.Errorf("list Vault's mounts: %w", err)
@@ -219,17 +209,52 @@ func (v *Vault) doMountDatabase(ctx context.Context) error {
 	if err := v.Client.Sys().MountWithContext(ctx, v.Mount, &api.MountInput{Type: "database"}); err != nil {
 		return fmt.Errorf("mount the database secrets engine: %w", err)
 	}
-	v.onCloseExisting(func(ctx context.Context) error {
-		return v.Client.Sys().UnmountWithContext(ctx, v.Mount) // revokes all its leases
-	})
 	return nil
 }
 
-// onCloseExisting adds something to remove in Close from a server that will go on running.
-func (v *Vault) onCloseExisting(remove func(context.Context) error) {
-	if v.server == nil {
-		v.bed.onClose(remove)
+func (v *Vault) remember(list *[]string, value string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	*list = append(*list, value)
+}
+
+// clean removes what we made on an existing server, which has to be done while the databases run.
+func (v *Vault) clean(ctx context.Context) error {
+	if v.server != nil {
+		return nil
 	}
+	v.mu.Lock()
+	policies, tokens := slices.Clone(v.policies), slices.Clone(v.tokens)
+	v.mu.Unlock()
+	var failures []error
+	for _, token := range tokens {
+		err := v.Client.Auth().Token().RevokeTreeWithContext(ctx, token)
+		if err != nil && !strings.Contains(err.Error(), "token not found") { // expired, or revoked by the test
+			failures = append(failures, fmt.Errorf("revoke a token of ours: %w", err))
+		}
+	}
+	for _, policy := range policies {
+		if err := v.Client.Sys().DeletePolicyWithContext(ctx, policy); err != nil {
+			failures = append(failures, fmt.Errorf("delete the policy %s: %w", policy, err))
+		}
+	}
+	return errors.Join(append(failures, v.unmountDatabase(ctx))...)
+}
+
+// unmountDatabase revokes all leases of the mount. Those that cannot be revoked are forgotten: the
+// database drops their users in its own close.
+func (v *Vault) unmountDatabase(ctx context.Context) error {
+	err := v.Client.Sys().UnmountWithContext(ctx, v.Mount)
+	if err == nil {
+		return nil
+	}
+	if forced := v.Client.Sys().RevokeForceWithContext(ctx, v.Mount); forced != nil {
+		return fmt.Errorf("unmount %s: %w; revoke its leases by force: %w", v.Mount, err, forced)
+	}
+	if err := v.Client.Sys().UnmountWithContext(ctx, v.Mount); err != nil {
+		return fmt.Errorf("unmount %s: %w", v.Mount, err)
+	}
+	return nil
 }
 
 func (v *Vault) close(ctx context.Context) error {

@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"syscall"
 	"time"
-
 )
 
 const stopGrace = 10 * time.Second
@@ -117,9 +116,8 @@ func (s *vaultServer) startDevvault(ctx context.Context) error {
 
 // readReady waits for the line that devvault prints when it serves.
 func (s *vaultServer) readReady(ctx context.Context, output *os.File) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = output.SetReadDeadline(deadline) // without it, the line or the end of the process ends the wait
-	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not ready after %s", startTimeout))
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = output.SetReadDeadline(time.Now()) })
 	defer stop()
 	line, err := bufio.NewReader(output).ReadBytes('\n')

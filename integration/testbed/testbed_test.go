@@ -1,0 +1,181 @@
+package testbed_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/vaultpool/vaultpool/integration/testbed"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start starts a testbed that the end of the test closes.
+func start(t *testing.T, options testbed.Options) *testbed.Bed {
+	t.Helper()
+	options.Progress = t.Output()
+	bed, err := testbed.Start(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := bed.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return bed
+}
+
+// check fails the test at once when there is an error.
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits until the condition holds, which some other process brings about.
+func eventually(t *testing.T, what string, condition func(context.Context) (bool, error)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		holds, err := condition(ctx)
+		check(t, err)
+		if holds {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within 30 s", what)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// children returns the command lines of this process's living children.
+func children(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	stats, err := filepath.Glob("/proc/[0-9]*/status")
+	check(t, err)
+	parent := "PPid:\t" + strconv.Itoa(os.Getpid()) + "\n"
+	for _, path := range stats {
+		status, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(status), parent) {
+			continue // the process has ended, or is another's
+		}
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
+	}
+	return found
+}
+
+// sharedTempDir is t.TempDir, but open to the user that a database runs as.
+func sharedTempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "testbed-test-")
+	check(t, err)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	check(t, os.Chmod(dir, 0o711)) //nolint:gosec // see above
+	return dir
+}
+
+// entries returns the names in the directory for temporary files.
+func entries(t *testing.T) []string {
+	t.Helper()
+	found, err := os.ReadDir(os.TempDir())
+	check(t, err)
+	var names []string
+	for _, entry := range found {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	t.Setenv("TMPDIR", sharedTempDir(t))
+	bed := start(t, testbed.Options{Postgres: true})
+	if len(children(t)) < 2 {
+		t.Errorf("Vault and PostgreSQL should be running; children: %q", children(t))
+	}
+	if left := entries(t); len(left) != 1 {
+		t.Errorf("want one temporary directory, have %q", left)
+	}
+	check(t, bed.Close())
+	check(t, bed.Close()) // again is nothing new
+	if left := children(t); len(left) != 0 {
+		t.Errorf("still running: %q", left)
+	}
+	if left := entries(t); len(left) != 0 {
+		t.Errorf("still there: %q", left)
+	}
+	if err := bed.Postgres.Restart(t.Context()); err == nil || !strings.Contains(err.Error(), "closed") {
+		t.Errorf("Restart after Close: %v", err)
+	}
+}
+
+func TestFailedStartLeavesNothing(t *testing.T) {
+	t.Setenv("TMPDIR", sharedTempDir(t))
+	t.Setenv("PGVAULT_TEST_POSTGRES_URL", "postgres://nobody:wrong-password@127.0.0.1:1/postgres")
+	bed, err := testbed.Start(t.Context(), testbed.Options{Postgres: true})
+	if err == nil {
+		_ = bed.Close()
+		t.Fatal("started without a PostgreSQL")
+	}
+	if strings.Contains(err.Error(), "wrong-password") {
+		t.Errorf("the error shows the password: %v", err)
+	}
+	if left := children(t); len(left) != 0 {
+		t.Errorf("still running: %q", left)
+	}
+	if left := entries(t); len(left) != 0 {
+		t.Errorf("still there: %q", left)
+	}
+}
+
+func TestCancelledStartLeavesNothing(t *testing.T) {
+	t.Setenv("TMPDIR", sharedTempDir(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if bed, err := testbed.Start(ctx, testbed.Options{Postgres: true}); err == nil {
+		_ = bed.Close()
+		t.Fatal("started though its context was over")
+	}
+	if left := append(children(t), entries(t)...); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+func TestStartSweepsAbandonedDirectories(t *testing.T) {
+	t.Setenv("TMPDIR", sharedTempDir(t))
+	abandoned := filepath.Join(os.TempDir(), "vaultpool-1")
+	check(t, os.Mkdir(abandoned, 0o700))
+	lock := filepath.Join(abandoned, "lock")
+	check(t, os.WriteFile(lock, nil, 0o600))
+	old := time.Now().Add(-time.Hour)
+	check(t, os.Chtimes(lock, old, old))
+
+	first := start(t, testbed.Options{})
+	if left := entries(t); len(left) != 1 || left[0] == "vaultpool-1" {
+		t.Errorf("want only the directory in use, have %q", left)
+	}
+	inUse, err := filepath.Glob(filepath.Join(os.TempDir(), "vaultpool-*", "lock"))
+	check(t, err)
+	check(t, os.Chtimes(inUse[0], old, old)) // old, but locked
+	start(t, testbed.Options{})
+	if left := entries(t); len(left) != 2 {
+		t.Errorf("want both directories in use, have %q", left)
+	}
+	check(t, first.Close())
+}
