@@ -11,16 +11,15 @@ import (
 // slog it shows the user name and never the password. The zero Credential is
 // empty and logs in nowhere.
 type Credential struct {
-	// A pointer, so that fmt shows an address where it finds a Credential in
-	// an unexported field of something else and may not call Format.
-	login *login
+	// A function, so that fmt shows an address where it finds a Credential in an
+	// unexported field of something else and may not call Format. Through a pointer
+	// it would see: %s and %q, which pointers do not have, print what it points to.
+	login func() (user, password string)
 }
-
-type login struct{ user, password string }
 
 // NewCredential returns the credential of a user and a password.
 func NewCredential(user, password string) Credential {
-	return Credential{&login{user, password}}
+	return Credential{func() (string, string) { return user, password }}
 }
 
 // Username returns the user name; "" for the zero Credential.
@@ -28,7 +27,8 @@ func (c Credential) Username() string {
 	if c.login == nil {
 		return ""
 	}
-	return c.login.user
+	user, _ := c.login()
+	return user
 }
 
 // Password returns the secret. Hand it to the driver and to nothing else.
@@ -36,7 +36,8 @@ func (c Credential) Password() string {
 	if c.login == nil {
 		return ""
 	}
-	return c.login.password
+	_, password := c.login()
+	return password
 }
 
 // Equal reports whether both are the same user with the same password. The
@@ -51,7 +52,7 @@ func (c Credential) String() string {
 	if c.login == nil {
 		return "no credential"
 	}
-	return c.login.user + ":[redacted]"
+	return c.Username() + ":[redacted]"
 }
 
 // Format writes String under every verb, %#v and %x included.
