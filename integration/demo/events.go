@@ -79,5 +79,5 @@ func (c *events) renewals() int {
 func (c *events) rotations() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(int(c.newest)-1, 0) //nolint:gosec // a generation is a small number
+	return max(int(c.newest)-1, 0)
 }

@@ -126,7 +126,7 @@ const (
 
 // pick chooses the next operation: two of three are reads.
 func pick() operation {
-	switch n := rand.IntN(100); { //nolint:gosec // nothing to guess
+	switch n := rand.IntN(100); {
 	case n < 50:
 		return readItem
 	case n < 60:
@@ -221,7 +221,7 @@ func (w *worker) createItem(ctx context.Context) error {
 }
 
 func (w *worker) readItem(ctx context.Context) error {
-	wanted := w.made[rand.IntN(len(w.made))] //nolint:gosec // nothing to guess
+	wanted := w.made[rand.IntN(len(w.made))]
 	var found item
 	path := fmt.Sprintf("/items/%d", wanted.ID)
 	if err := w.load.ask(ctx, http.MethodGet, path, nil, &found); err != nil {
@@ -245,7 +245,7 @@ func (w *worker) listItems(ctx context.Context) error {
 }
 
 func (w *worker) readAccount(ctx context.Context) error {
-	id := 1 + rand.Int64N(accounts) //nolint:gosec // nothing to guess
+	id := 1 + rand.Int64N(accounts)
 	var found struct{ ID, Balance int64 }
 	path := fmt.Sprintf("/accounts/%d", id)
 	if err := w.load.ask(ctx, http.MethodGet, path, nil, &found); err != nil {
@@ -264,7 +264,7 @@ func (w *worker) transfer(ctx context.Context) error {
 		To     int64 `json:"to"`
 		Amount int64 `json:"amount"`
 	}
-	from, step := rand.Int64N(accounts), 1+rand.Int64N(accounts-1)                                  //nolint:gosec // nothing to guess
+	from, step := rand.Int64N(accounts), 1+rand.Int64N(accounts-1)
 	wanted := transfer{From: from + 1, To: (from+step)%accounts + 1, Amount: 1 + int64(w.count)%10} // never to itself
 	var made transfer
 	if err := w.load.ask(ctx, http.MethodPost, "/transfers", wanted, &made); err != nil {

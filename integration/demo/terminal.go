@@ -37,19 +37,19 @@ func takeTerminal() (giveBack func()) {
 
 func foregroundGroup(tty *os.File) (int, error) {
 	var group int32
-	err := ioctl(tty, syscall.TIOCGPGRP, unsafe.Pointer(&group)) //nolint:gosec // how ioctl takes its argument
+	err := ioctl(tty, syscall.TIOCGPGRP, unsafe.Pointer(&group))
 	return int(group), err
 }
 
 func setForegroundGroup(tty *os.File, group int) error {
-	number := int32(group)                                        //nolint:gosec // a process id fits
-	return ioctl(tty, syscall.TIOCSPGRP, unsafe.Pointer(&number)) //nolint:gosec // how ioctl takes its argument
+	number := int32(group)
+	return ioctl(tty, syscall.TIOCSPGRP, unsafe.Pointer(&number))
 }
 
 // terminalWidth returns the number of columns, and whether the file is a terminal.
 func terminalWidth(file *os.File) (int, bool) {
 	var size struct{ rows, columns, x, y uint16 }
-	if err := ioctl(file, syscall.TIOCGWINSZ, unsafe.Pointer(&size)); err != nil { //nolint:gosec // how ioctl takes its argument
+	if err := ioctl(file, syscall.TIOCGWINSZ, unsafe.Pointer(&size)); err != nil {
 		return 0, false
 	}
 	if size.columns == 0 {
