@@ -116,7 +116,8 @@ type Conn struct {
 	cause  atomic.Pointer[error]
 	once   sync.Once
 	err    error
-	ending bool // guarded by gen.mu: an ender uncounts it, not Close
+	closed atomic.Bool // before gen is looked at, so that Bind or Close sees the other
+	ending bool        // guarded by gen.mu: an ender uncounts it, not Close
 
 	session atomic.Pointer[any]
 }
@@ -126,7 +127,8 @@ func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Bind counts the connection in g from now on. It returns ErrStale when g takes
 // no more logins: take the current generation and bind again; ErrClosed once the
-// attachment is closed. A connection is bound once.
+// attachment is closed; net.ErrClosed if the connection itself is. A connection is
+// bound once.
 func (c *Conn) Bind(g *Generation) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -140,6 +142,9 @@ func (c *Conn) Bind(g *Generation) error {
 	}
 	if !c.gen.CompareAndSwap(nil, g) {
 		return ErrStale
+	}
+	if c.closed.Load() { // nobody would close it again and uncount it
+		return net.ErrClosed
 	}
 	g.conns[c] = struct{}{}
 	return nil
@@ -184,6 +189,7 @@ func (c *Conn) explain(err error) error {
 
 // Close closes the socket and uncounts it, once.
 func (c *Conn) Close() error {
+	c.closed.Store(true)
 	c.closeSocket()
 	g := c.gen.Load()
 	if g == nil {
