@@ -18,8 +18,8 @@ type Config struct {
 	// Vault counts it from now, so a small one shortens the lease.
 	RenewIncrement time.Duration
 	// IssueInterval is the least time between two issues. Default 1 second, or a
-	// quarter of the lease if that is less. It doubles, up to a minute, with every
-	// credential in a row that had to be replaced before its time.
+	// quarter of the lease if that is less, but at least 100 ms. It doubles, up to a
+	// minute, with every credential in a row that had to be replaced before its time.
 	IssueInterval time.Duration
 	// MaxUnrevoked is how many leases may exist at once, the current one included.
 	// Default 5, least 2. When it is reached nothing is issued until one is gone.

@@ -195,11 +195,12 @@ func backoff(n int, base, limit, asked time.Duration, jitter float64) time.Durat
 
 // floor is the least time between the start of two issues: interval, doubled for
 // each credential in a row that died before its time, at most a minute. A quarter
-// of the lease bounds both, so that short leases are not starved.
+// of the lease bounds both, so that short leases are not starved; a lease that is
+// over as soon as it is granted still starts no storm.
 func floor(interval time.Duration, early int, full time.Duration) time.Duration {
 	d := min(interval<<min(early, 10), max(interval, time.Minute))
 	if full > 0 {
-		d = min(d, full/4)
+		d = min(d, max(full/4, min(interval, 100*time.Millisecond)))
 	}
 	return d
 }
