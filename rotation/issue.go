@@ -134,8 +134,8 @@ func (l *loop) refreshed(now instant, lease Lease) {
 	g := l.current
 	g.lease, g.term = lease, newTerm(now, lease, l.r.random())
 	l.regain()
-	l.attemptDone(nil)
 	l.emit(Event{Kind: Refreshed, Generation: g.id, TTL: lease.TTL})
+	l.attemptDone(nil)
 }
 
 // emitFailure ends the attempt with e.Err and says when the next one is due.
@@ -294,8 +294,7 @@ func (l *loop) publish(now instant, op *operation, took time.Duration) {
 	} else {
 		l.early = 0
 	}
-	l.regain() // whoever asked for this is answered once it is to be seen
-	l.attemptDone(nil)
+	l.regain()
 	l.succeeded("probe")
 	l.succeeded("renew")
 	l.emit(Event{Kind: Published, Generation: g.id, Reason: op.reason, TTL: g.lease.TTL, Took: took})
@@ -305,4 +304,5 @@ func (l *loop) publish(now instant, op *operation, took time.Duration) {
 		}
 		l.startDraining(old, op.reason, now.add(old.term.drainFor(now, l.r.config)))
 	}
+	l.attemptDone(nil) // last: whoever asked for this finds it done, its events included
 }

@@ -91,6 +91,7 @@ func (r *Rotator) start(ctx context.Context) error {
 	for {
 		v := r.view.Load()
 		if v.err == nil {
+			r.do(func() {}) // so that the events of the start are over
 			return nil
 		}
 		if hopeless(v.err) {
