@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/hashicorp/vault/api"
 
@@ -229,10 +230,29 @@ func TestLeftTakesTheEarlierClock(t *testing.T) {
 	if got := left(now, now.Add(time.Hour)); got != time.Hour {
 		t.Errorf("got %v", got)
 	}
-	// Suspended for 50 minutes: only the wall clock knows.
-	wall := now.Round(0)
-	if got := left(wall.Add(50*time.Minute), now.Add(time.Hour)); got != 10*time.Minute {
-		t.Errorf("got %v", got)
+	end := now.Add(time.Hour)
+	// After a suspend of 50 minutes the monotonic clock is behind, and after the
+	// wall clock was set back by as much that one is.
+	for _, skew := range []time.Duration{50 * time.Minute, -50 * time.Minute} {
+		then := now
+		if skew < 0 {
+			then = now.Add(-skew) // what the monotonic clock says
+		}
+		moveWall(&then, skew)
+		if got := left(then, end); got != 10*time.Minute {
+			t.Errorf("wall clock moved by %v: got %v", skew, got)
+		}
+	}
+}
+
+// moveWall moves the wall clock's part of a reading, for which package time has
+// no function.
+func moveWall(t *time.Time, by time.Duration) {
+	const seconds = 30 // where they begin in the first word, below the bit for "has a monotonic part"
+	wall, before := (*uint64)(unsafe.Pointer(t)), *t
+	*wall += uint64(by/time.Second) << seconds
+	if t.Sub(before) != 0 || t.Round(0).Sub(before.Round(0)) != by {
+		panic("package time has another layout now")
 	}
 }
 

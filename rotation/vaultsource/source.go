@@ -154,7 +154,7 @@ func parseIssue(secret *api.Secret) (rotation.Credential, rotation.Lease, error)
 		Revocable: true,
 		Capped:    isCapped(secret.Warnings),
 	}
-	problem := ""
+	var problem string
 	switch {
 	case secret.WrapInfo != nil:
 		problem = "the answer is wrapped"
