@@ -84,9 +84,10 @@ func TestIssueIsNotCancelled(t *testing.T) {
 func TestVaultDoesNotAnswer(t *testing.T) {
 	t.Run("in time", func(t *testing.T) {
 		f := newFixture(t, testbed.RoleOptions{})
-		t.Setenv("VAULT_CLIENT_TIMEOUT", "1s")
 		s := f.source()
 		_, lease := f.issue(s)
+		t.Setenv("VAULT_CLIENT_TIMEOUT", "1s")
+		impatient := f.source()
 		f.must(bed.Vault.Pause())
 		resumed := false
 		t.Cleanup(func() {
@@ -94,7 +95,7 @@ func TestVaultDoesNotAnswer(t *testing.T) {
 				f.must(bed.Vault.Resume())
 			}
 		})
-		_, _, err := s.Issue(t.Context()) // bounded by the client, although the context is not
+		_, _, err := impatient.Issue(t.Context()) // bounded by the client, although the context is not
 		f.failed(err, nil, bed.Vault.Addr, "no answer in time", "if Vault has made a user all the same")
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("not a context.DeadlineExceeded: %v", err)

@@ -5,8 +5,9 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,16 +24,15 @@ type proxy struct {
 
 	mu    sync.Mutex
 	asked []string // method and path
-	spoil func(*http.Response) error
+	spoil fault
 	open  map[net.Conn]bool
 }
 
-// errLost closes the connection instead of answering.
-type errLost struct{}
+// fault does something to an answer on its way.
+type fault func(*http.Response) error
 
-func (errLost) Error() string { return "the answer is lost" }
-
-func lose(*http.Response) error { return errLost{} }
+// lose closes the connection instead of answering.
+func lose(*http.Response) error { return errors.New("the answer is lost") }
 
 // empty answers 200 with nothing.
 func empty(r *http.Response) error {
@@ -41,7 +41,7 @@ func empty(r *http.Response) error {
 }
 
 // status answers with another status and a text of Vault's.
-func status(code int, text string) func(*http.Response) error {
+func status(code int, text string) fault {
 	return func(r *http.Response) error {
 		r.StatusCode = code
 		body, err := json.Marshal(map[string][]string{"errors": {text}})
@@ -51,7 +51,7 @@ func status(code int, text string) func(*http.Response) error {
 }
 
 // without takes a field out of the data of the answer.
-func without(field string) func(*http.Response) error {
+func without(field string) fault {
 	return func(r *http.Response) error {
 		var answer map[string]any
 		if err := json.NewDecoder(r.Body).Decode(&answer); err != nil {
@@ -73,7 +73,7 @@ func replaceBody(r *http.Response, body []byte) {
 }
 
 // only spoils the answers to one path.
-func only(path string, spoil func(*http.Response) error) func(*http.Response) error {
+func only(path string, spoil fault) fault {
 	return func(r *http.Response) error {
 		if r.Request.URL.Path != "/v1/"+path {
 			return nil
@@ -111,7 +111,7 @@ func newProxy(t *testing.T, withTLS bool) *proxy {
 		forward.ServeHTTP(w, r)
 	}))
 	p.Config.ConnState = p.connState
-	p.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that are meant to fail
+	p.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo) // handshakes that are meant to fail
 	p.EnableHTTP2 = withTLS
 	if withTLS {
 		p.StartTLS()
@@ -137,7 +137,7 @@ func (p *proxy) connections() int {
 	return len(p.open)
 }
 
-func (p *proxy) set(spoil func(*http.Response) error) {
+func (p *proxy) set(spoil fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.spoil = spoil
