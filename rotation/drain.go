@@ -52,11 +52,14 @@ func (l *loop) renewed(anchor instant, g *Generation, granted Lease, increment t
 		}
 		return
 	}
+	if g != l.current {
+		return // replaced meanwhile, perhaps revoked: no news
+	}
 	g.renewFailures++
 	g.renewAt = l.r.now().add(backoff(g.renewFailures, min(250*time.Millisecond, g.term.full/50), 30*time.Second, retryAfter(err), l.r.random()))
 	l.failed("renew", g.renewFailures, err)
 	e := Event{Kind: RenewFailed, Generation: g.id, Attempt: g.renewFailures, RetryAt: g.renewAt.t, Err: err}
-	if g == l.current && !l.closing {
+	if !l.closing {
 		switch {
 		case errors.Is(err, ErrLeaseGone):
 			g.gone = true

@@ -89,6 +89,9 @@ func (l *loop) step(now instant) time.Duration {
 	for _, g := range slices.Clone(l.gens) {
 		wait = min(wait, l.stepGeneration(now, g))
 	}
+	if !l.closing && (l.op == nil || l.op.gen == nil) {
+		wait = min(wait, l.stepRenewal(now))
+	}
 	if l.op != nil {
 		wait = min(wait, l.stepOperation(now))
 	} else if !l.closing {
@@ -133,7 +136,7 @@ func (l *loop) next(now instant) (do action, in time.Duration, why string) {
 	}
 	g := l.current
 	do, in, why = plan(now, g.term, l.r.config)
-	if do == actRenew && (l.r.renewer == nil || g.refused || g.gone) {
+	if do == actRenew && !l.renewable(g) {
 		do, in, why = actRotate, g.term.left(now)-g.term.lead(l.r.config), "lease end"
 	}
 	if do == actRenew && g.renewFailures > 0 {
@@ -142,31 +145,42 @@ func (l *loop) next(now instant) (do action, in time.Duration, why string) {
 	return do, in, why
 }
 
-// stepSchedule starts what the current credential needs.
-func (l *loop) stepSchedule(now instant) time.Duration {
-	do, in, why := l.next(now)
-	if do == actRenew && l.current.renewing {
-		// Until it answers, only the rotation counts.
-		return max(0, l.current.term.left(now)-l.current.term.lead(l.r.config))
+func (l *loop) renewable(g *Generation) bool { return l.r.renewer != nil && !g.refused && !g.gone }
+
+// stepRenewal prolongs the current lease when that is due: also while a successor
+// is wanted that cannot be had yet, because the old one has to serve until then.
+func (l *loop) stepRenewal(now instant) time.Duration {
+	g := l.current
+	if g == nil || g.renewing || !l.renewable(g) {
+		return math.MaxInt64
 	}
-	if do == actRefresh || do == actRotate {
-		in = max(in, l.gate(now))
+	do, in, _ := plan(now, g.term, l.r.config)
+	if do != actRenew {
+		return math.MaxInt64
+	}
+	if g.renewFailures > 0 {
+		in = max(in, now.until(g.renewAt))
 	}
 	if in > 0 {
-		if do == actRenew { // a retry must not sleep past the margin
-			in = min(in, max(time.Millisecond, l.current.term.left(now)-l.current.term.lead(l.r.config)))
-		}
 		return in
 	}
-	switch do {
-	case actRenew:
-		l.renew(now, l.current)
-	case actRotate, actRefresh:
-		if !l.mayIssue() {
-			return math.MaxInt64 // whatever changes that wakes us
-		}
-		l.issue(now, why, do == actRefresh)
+	l.renew(now, g)
+	return math.MaxInt64
+}
+
+// stepSchedule issues a credential when that is due.
+func (l *loop) stepSchedule(now instant) time.Duration {
+	do, in, why := l.next(now)
+	if do == actRenew { // not here; but if it keeps failing we rotate
+		return l.current.term.left(now) - l.current.term.lead(l.r.config)
 	}
+	if in = max(in, l.gate(now)); in > 0 {
+		return in
+	}
+	if !l.mayIssue() {
+		return math.MaxInt64 // whatever changes that wakes us
+	}
+	l.issue(now, why, do == actRefresh)
 	return 0
 }
 
