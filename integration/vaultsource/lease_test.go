@@ -43,6 +43,28 @@ func TestLifeOfALease(t *testing.T) {
 	f.failed(s.Revoke(t.Context(), rotation.Lease{}), rotation.ErrInvalid, "no id")
 }
 
+// The role in the package's documentation, with Vault's own statements to revoke it.
+func TestDocumentedRole(t *testing.T) {
+	const group = "app_rw"
+	f := newFixture(t, testbed.RoleOptions{
+		Create: []string{`CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE ` + group},
+		Revoke: []string{},
+	})
+	f.must(bed.Postgres.Exec(t.Context(), `CREATE ROLE `+group+`; GRANT SELECT ON items TO `+group))
+	t.Cleanup(func() { f.must(bed.Postgres.Exec(context.Background(), `DROP OWNED BY `+group+`; DROP ROLE `+group)) })
+	s := f.source()
+	credential, lease := f.issue(s)
+	conn, err := pgx.Connect(t.Context(), bed.Postgres.URLFor(credential.Username(), credential.Password()))
+	f.must(err)
+	_, err = conn.Exec(t.Context(), "SELECT * FROM items")
+	f.must(err)
+	_, err = s.Renew(t.Context(), lease, time.Minute)
+	f.must(err)
+	f.must(s.Revoke(t.Context(), lease)) // under a live session
+	f.left(0)
+	f.must(conn.Close(t.Context()))
+}
+
 func TestAnyMountPath(t *testing.T) {
 	f := newFixture(t, testbed.RoleOptions{})
 	ctx, vault := t.Context(), bed.Vault.Client
