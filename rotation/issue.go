@@ -87,13 +87,17 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 	if l.r.revoker == nil {
 		lease.Revocable = false
 	}
+	for _, g := range l.gens {
+		if lease.ID != "" && lease.ID == g.lease.ID {
+			// A caching agent. Revoking it would take away what we have, and what is
+			// being given back is no good.
+			err := fmt.Errorf("the source returned the lease of generation %d again (a caching agent?)", g.id)
+			l.emitFailure(Event{Kind: SameLease, Generation: g.id, Err: err})
+			return
+		}
+	}
 	if cur := l.current; cur != nil {
 		switch {
-		case lease.ID != "" && lease.ID == cur.lease.ID:
-			// A caching agent. Revoking it would take away what we have.
-			err := errors.New("the source returned the lease that is in use already (a caching agent?)")
-			l.emitFailure(Event{Kind: SameLease, Generation: cur.id, Err: err})
-			return
 		case lease.ID == "" && cred.Equal(cur.cred) && cur.refused:
 			err := errors.New("the source returned the credential again that the database refuses")
 			l.emitFailure(Event{Kind: IssueFailed, Generation: cur.id, Reason: l.op.reason, Err: err, Took: took})
@@ -289,7 +293,7 @@ func (l *loop) publish(now instant, op *operation, took time.Duration) {
 	g.state = StateCurrent
 	l.current = g
 	died := l.lost != nil || old != nil && old.gone
-	if died && old != nil && old.term.left(now) > old.term.full/2 {
+	if died && old != nil && now.since(old.born) < old.term.fair() {
 		l.early++
 	} else {
 		l.early = 0

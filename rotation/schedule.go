@@ -78,6 +78,15 @@ func (t term) expires() time.Time {
 // can drain.
 func (t term) lead(c Config) time.Duration { return min(c.DrainTimeout, t.full/5) }
 
+// fair is the age at which a credential that dies has served its time, renewed or
+// not, and does not speak against the source.
+func (t term) fair() time.Duration {
+	if t.full == 0 {
+		return time.Minute
+	}
+	return t.full / 2
+}
+
 // near reports that there is no time left to wait for a better answer.
 func (t term) near(now instant, c Config) bool { return t.left(now) < t.lead(c)/2 }
 
