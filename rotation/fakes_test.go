@@ -74,11 +74,14 @@ func (w *world) unrevoked() (n int) {
 func (w *world) issued(sent time.Time, c Credential, l Lease) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := &leaseRecord{id: l.ID, user: c.Username(), revoke: l.Revocable}
+	r := w.find(c.Username()) // known if the source handed it out before
+	if r == nil {
+		r = &leaseRecord{id: l.ID, user: c.Username(), revoke: l.Revocable}
+		w.leases = append(w.leases, r)
+	}
 	if l.TTL != 0 {
 		r.end = sent.Add(l.TTL)
 	}
-	w.leases = append(w.leases, r)
 	if n := w.unrevoked(); w.max > 0 && n > w.max {
 		w.t.Errorf("%d leases exist unrevoked, more than MaxUnrevoked = %d", n, w.max)
 	}
