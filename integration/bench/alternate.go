@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// slice is what a fixed number of operations cost one pool.
+type slice struct {
+	took   time.Duration
+	allocs uint64
+}
+
+func (s slice) nanoseconds(n int) float64 { return float64(s.took) / float64(n) }
+func (s slice) allocations(n int) float64 { return float64(s.allocs) / float64(n) }
+
+// steadyResult is all slices of one operation, n operations each.
+type steadyResult struct {
+	op     operation
+	when   string
+	n      int
+	rounds [][len(poolNames)]slice
+}
+
+// alternate gives the pools equal slices, in turn, so that whatever else the machine does hits all of them.
+func (e *env) alternate(ctx context.Context, ps pools, op operation, when string) (steadyResult, error) {
+	r := steadyResult{op: op, when: when}
+	e.progressf("steady state, load %s: %s, %d goroutines", machineLoad(), r.title(), op.goroutines)
+	var err error
+	if r.n, err = e.calibrate(ctx, ps, op); err != nil {
+		return r, fmt.Errorf("%s: %w", r.title(), err)
+	}
+	for round := range e.alternations {
+		var slices [len(poolNames)]slice
+		for i := range ps {
+			i = (i + round) % len(ps)
+			if slices[i], err = runSlice(ctx, ps[i], op, r.n); err != nil {
+				return r, fmt.Errorf("%s of %s: %w", r.title(), poolNames[i], err)
+			}
+		}
+		r.rounds = append(r.rounds, slices)
+	}
+	return r, nil
+}
+
+// calibrate warms all pools up and returns how many operations make a slice.
+func (e *env) calibrate(ctx context.Context, ps pools, op operation) (int, error) {
+	n := op.goroutines
+	for {
+		var longest time.Duration
+		for _, p := range ps {
+			s, err := runSlice(ctx, p, op, n)
+			if err != nil {
+				return 0, err
+			}
+			longest = max(longest, s.took)
+		}
+		if longest > e.slice/2 {
+			return max(op.goroutines, int(float64(n)*float64(e.slice)/float64(longest))), nil
+		}
+		n *= 2
+	}
+}
+
+// runSlice does an operation n times, by all goroutines together.
+func runSlice(ctx context.Context, p pool, op operation, n int) (slice, error) {
+	if err := ctx.Err(); err != nil {
+		return slice{}, err
+	}
+	errs := make([]error, op.goroutines)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	var wg sync.WaitGroup
+	for i := range op.goroutines {
+		wg.Go(func() {
+			for range n / op.goroutines {
+				if errs[i] = op.do(ctx, p); errs[i] != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	runtime.ReadMemStats(&after)
+	return slice{took, after.Mallocs - before.Mallocs}, errors.Join(errs...)
+}
+
+func (r steadyResult) title() string {
+	if r.when == "" {
+		return r.op.name
+	}
+	return r.op.name + ", " + r.when
+}
+
+// key is the title as the name of a benchmark.
+func (r steadyResult) key() string {
+	var name strings.Builder
+	for word := range strings.FieldsSeq(strings.ReplaceAll(r.title(), ",", "")) {
+		name.WriteString(strings.ToUpper(word[:1]) + word[1:])
+	}
+	return fmt.Sprintf("%s/goroutines=%d", name.String(), r.op.goroutines)
+}
+
+// ratio is the median of pool i's ratios to pool 0, round by round, and their quartiles.
+func (r steadyResult) ratio(i int) string {
+	ratios := make([]float64, len(r.rounds))
+	for n, round := range r.rounds {
+		ratios[n] = float64(round[i].took) / float64(round[0].took)
+	}
+	slices.Sort(ratios)
+	return fmt.Sprintf("%.3f (%.3f to %.3f)", quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75))
+}
+
+func (r steadyResult) nanoseconds(i int) float64 {
+	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].nanoseconds(r.n) })
+}
+
+func (r steadyResult) allocations(i int) float64 {
+	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].allocations(r.n) })
+}

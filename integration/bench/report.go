@@ -1,0 +1,95 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// line is a run in one line of progress.
+func (r result) line() string {
+	s := fmt.Sprintf("%d queries, %d failed, p50 %s, p99 %s, p99.9 %s, max %s ms; %d logins, %d paid by callers",
+		r.queries, r.failed, ms(r.p50), ms(r.p99), ms(r.p999), ms(r.max), r.logins.total, r.logins.paid)
+	if r.err != nil {
+		s += "; first failure: " + strings.ReplaceAll(r.err.Error(), "\n", " ")
+	}
+	return s
+}
+
+func ms(d time.Duration) string {
+	milliseconds := float64(d) / float64(time.Millisecond)
+	if milliseconds < 10 {
+		return fmt.Sprintf("%.2f", milliseconds)
+	}
+	return fmt.Sprintf("%.1f", milliseconds)
+}
+
+// summary is all runs of one contender: totals of what must not happen, medians of the rest.
+type summary struct {
+	result
+	failed, whileIdle int
+	rate              float64 // logins a second
+}
+
+func (e *env) summarise(runs []result) (s summary) {
+	s.p50 = median(runs, func(r result) time.Duration { return r.p50 })
+	s.p99 = median(runs, func(r result) time.Duration { return r.p99 })
+	s.p999 = median(runs, func(r result) time.Duration { return r.p999 })
+	s.max = median(runs, func(r result) time.Duration { return r.max })
+	s.rate = float64(median(runs, func(r result) int { return r.logins.total })) / e.run.Seconds()
+	s.logins.peak = median(runs, func(r result) int { return r.logins.peak })
+	s.logins.paid = median(runs, func(r result) int { return r.logins.paid })
+	for _, r := range runs {
+		s.failed += r.failed
+		s.whileIdle += r.logins.whileIdle
+	}
+	return s
+}
+
+// median is the middle one, or the lower of the two.
+func median[R any, T cmp.Ordered](runs []R, of func(R) T) T {
+	values := make([]T, len(runs))
+	for i, r := range runs {
+		values[i] = of(r)
+	}
+	slices.Sort(values)
+	return quantile(values, 0.5)
+}
+
+func (e *env) printComparison(chosen []contender, results map[string][]result, loads []string) {
+	summaries := make(map[string]summary)
+	for name, runs := range results {
+		summaries[name] = e.summarise(runs)
+	}
+	e.printf("\n## While credentials rotate\n")
+	e.printf("%d connections of at most %d, rotating every %v, %d rounds of %v; load average before and after each round: %s.",
+		e.conns, e.maxConns, e.interval, e.rounds, e.run, strings.Join(loads, ", "))
+	e.printf("Latencies in ms and logins are medians of the runs; failed, and paid while idle, are totals.\n")
+	e.printf("| | failed | p50 | p99 | p99.9 | max | logins/s | most in %v | paid by callers | paid while one was idle |", peakWindow)
+	e.printf("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	for _, c := range chosen {
+		s := summaries[c.name]
+		e.printf("| %s | %d | %s | %s | %s | %s | %.1f | %d | %d | %d |", c.name, s.failed,
+			ms(s.p50), ms(s.p99), ms(s.p999), ms(s.max), s.rate, s.logins.peak, s.logins.paid, s.whileIdle)
+	}
+	for _, reference := range []string{baseline, floor} {
+		if to, ok := summaries[reference]; ok {
+			e.printRatios(chosen, summaries, reference, to)
+		}
+	}
+}
+
+func (e *env) printRatios(chosen []contender, summaries map[string]summary, name string, to summary) {
+	e.printf("\nRatios to *%s*:\n", name)
+	e.printf("| | p50 | p99 | p99.9 | max |")
+	e.printf("| --- | --- | --- | --- | --- |")
+	for _, c := range chosen {
+		s := summaries[c.name]
+		e.printf("| %s | %.2f | %.2f | %.2f | %.2f |", c.name,
+			ratio(s.p50, to.p50), ratio(s.p99, to.p99), ratio(s.p999, to.p999), ratio(s.max, to.max))
+	}
+}
+
+func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
