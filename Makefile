@@ -30,13 +30,15 @@ test-short: vet check-imports ## what needs no server and no network: vet, impor
 
 .PHONY: demo
 demo: setup ## the example service under load, on real servers, with 8-second leases; DURATION=90s ends it
+	@echo 'building the demo'
 	@cd integration && go build -o ../bin/demo ./demo
 	@exec bin/demo
 
 .PHONY: bench
-bench: setup ## pgvault beside raw pgxpool and the usual ways of rotating by hand
+bench: setup ## pgvault beside raw pgxpool and the usual ways of rotating by hand; ARGS=-quick is shorter
+	@echo 'building the benchmarks'
 	@cd integration && go build -o ../bin/bench ./bench
-	@exec bin/bench
+	@exec bin/bench $(ARGS)
 
 .PHONY: setup
 setup: ## install PostgreSQL's server where it is missing (Debian, as root or with sudo)
