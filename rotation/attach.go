@@ -140,15 +140,41 @@ func (a *Attachment) Prove(ctx context.Context) error {
 	}
 }
 
-func (a *Attachment) probe(ctx context.Context, g *Generation) (p ProbeResult) {
+func (a *Attachment) probe(ctx context.Context, g *Generation) ProbeResult {
 	ctx, cancel := context.WithTimeout(ctx, a.r.config.ProbeTimeout)
 	defer cancel()
-	defer func() {
-		if v := recover(); v != nil {
-			p = ProbeResult{Unknown: 1, Err: fmt.Errorf("probe of %s panicked: %v", a.target.Name(), v)}
-		}
+	var p ProbeResult
+	if err := bounded(ctx, "probe of "+a.target.Name(), func() error { p = a.target.Probe(ctx, g); return nil }); err != nil {
+		return ProbeResult{Unknown: 1, Err: err}
+	}
+	return p
+}
+
+// bounded calls f, which is somebody's code, in a goroutine of its own. It returns
+// f's error, or an error of its own if f panics, or has not returned shortly after
+// ctx is done: a hook may be deaf to it. Then f goes on by itself.
+func bounded(ctx context.Context, what string, f func() error) error {
+	const grace = 500 * time.Millisecond
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if v := recover(); v != nil {
+				done <- fmt.Errorf("%s panicked: %v", what, v)
+			}
+		}()
+		done <- f()
 	}()
-	return a.target.Probe(ctx, g)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(grace):
+		return fmt.Errorf("%s does not return: %w", what, context.Cause(ctx))
+	}
 }
 
 // replace runs the target's Replace until old has no connection left here.
@@ -164,7 +190,7 @@ func (a *Attachment) replace(old *Generation, by time.Time) {
 
 // end closes the sockets of g that belong to a, has their sessions ended at the
 // server, and only then uncounts them.
-func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (n int, err error) {
+func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (int, error) {
 	conns := g.beginEnding(a)
 	defer g.endEnding(conns)
 	if len(conns) == 0 {
@@ -173,12 +199,7 @@ func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (n int
 	for _, c := range conns {
 		c.interrupt(cause)
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("ending sessions of %s panicked: %v", a.target.Name(), v)
-		}
-	}()
-	return len(conns), a.target.End(ctx, g, conns)
+	return len(conns), bounded(ctx, "ending sessions of "+a.target.Name(), func() error { return a.target.End(ctx, g, conns) })
 }
 
 // Close ends what this attachment still has open, of every generation, at the
