@@ -49,12 +49,13 @@ func eachPgError(err error, visit func(*pgconn.PgError)) {
 }
 
 // credentialAtFault reports whether a failed acquire may succeed with another
-// credential: the login was refused, or not even tried because there is none.
+// credential: the login was refused, or not even tried because there is none, or
+// took so long that its credential ended meanwhile.
 func credentialAtFault(err error) bool {
 	var none *rotation.NoCredentialError
 	if errors.As(err, &none) {
 		return true
 	}
 	var connect *pgconn.ConnectError
-	return errors.As(err, &connect) && refusedLogin(err)
+	return errors.As(err, &connect) && (refusedLogin(err) || errors.Is(err, rotation.ErrEnded))
 }
