@@ -18,7 +18,7 @@ import (
 type session struct {
 	pg    *pgconn.PgConn
 	swept atomic.Bool // it was taken and given back by us: its idle time lies
-	quiet atomic.Bool // we release it now: the user's AfterRelease steps aside
+	quiet atomic.Bool // we release it now: the user's AfterRelease and tracer step aside
 }
 
 type contextKey int
@@ -42,7 +42,11 @@ func isSweep(ctx context.Context) bool { return ctx.Value(sweepKey) != nil }
 // chain puts our hooks before the user's, on a config that is ours.
 func (t *target) chain(c *pgxpool.Config) {
 	c.BeforeConnect = t.beforeConnect
+	c.ConnConfig.Tracer = t.tracer(c.ConnConfig.Tracer)
 	c.PrepareConn = t.prepareConn
+	if c.AfterConnect != nil {
+		c.AfterConnect = t.afterConnect
+	}
 	c.ShouldPing = t.shouldPing
 	if c.AfterRelease != nil { // it costs every release a goroutine
 		c.AfterRelease = t.afterRelease
@@ -52,6 +56,7 @@ func (t *target) chain(c *pgxpool.Config) {
 // beforeConnect prepares one connection's config. The user's hook comes first, so
 // that nothing it sets is lost.
 func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
+	c.Tracer = t.user.ConnConfig.Tracer
 	if err := t.userBeforeConnect(ctx, c); err != nil {
 		return err
 	}
@@ -90,18 +95,29 @@ func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 	return nil
 }
 
-// userBeforeConnect runs in puddle's goroutine, where a panic would end the
-// process: it fails the connection instead.
+// recovered makes an error of a panic in a user's hook, which fails the connection
+// instead: most hooks run in puddle's goroutine, where it would end the process,
+// and after one in PrepareConn the connection would stay acquired for ever.
+func recovered(hook string, err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("pgvault: %s panicked: %v", hook, v)
+	}
+}
+
 func (t *target) userBeforeConnect(ctx context.Context, c *pgx.ConnConfig) (err error) {
+	defer recovered("BeforeConnect", &err)
 	if t.user.BeforeConnect == nil {
 		return nil
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("pgvault: BeforeConnect panicked: %v", v)
-		}
-	}()
 	return t.user.BeforeConnect(ctx, c)
+}
+
+func (t *target) afterConnect(ctx context.Context, conn *pgx.Conn) (err error) {
+	defer recovered("AfterConnect", &err)
+	if t.user.AfterConnect == nil {
+		return nil
+	}
+	return t.user.AfterConnect(ctx, conn)
 }
 
 // attempt follows one connection from its dial to the end of its login. It poses
@@ -176,6 +192,9 @@ func (a *attempt) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 func (a *attempt) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 func sessionOf(c *rotation.Conn) *session {
+	if c == nil {
+		return nil
+	}
 	s, _ := c.Session().(*session)
 	return s
 }
@@ -199,14 +218,19 @@ func (t *target) prepareConn(ctx context.Context, conn *pgx.Conn) (bool, error) 
 			return false, nil
 		}
 	}
-	switch {
-	case t.user.PrepareConn == nil && t.user.BeforeAcquire == nil || isSweep(ctx):
+	if t.user.PrepareConn == nil && t.user.BeforeAcquire == nil || isSweep(ctx) {
 		return true, nil
-	case t.user.PrepareConn != nil:
-		return t.user.PrepareConn(ctx, conn)
-	default:
-		return t.user.BeforeAcquire(ctx, conn), nil
 	}
+	return t.userPrepareConn(ctx, conn)
+}
+
+func (t *target) userPrepareConn(ctx context.Context, conn *pgx.Conn) (ok bool, err error) {
+	if t.user.PrepareConn != nil {
+		defer recovered("PrepareConn", &err)
+		return t.user.PrepareConn(ctx, conn)
+	}
+	defer recovered("BeforeAcquire", &err)
+	return t.user.BeforeAcquire(ctx, conn), nil
 }
 
 // mayServe decides about a connection whose generation is not current: dead, no;
@@ -227,20 +251,16 @@ func (t *target) shouldPing(ctx context.Context, p pgxpool.ShouldPingParams) boo
 		ping = t.user.ShouldPing(ctx, p)
 	}
 	if t.sweeps.Load() > 0 && !ping {
-		if c := trackedConn(p.Conn); c != nil {
-			if s := sessionOf(c); s != nil && s.swept.CompareAndSwap(true, false) {
-				return true
-			}
+		if s := sessionOf(trackedConn(p.Conn)); s != nil && s.swept.CompareAndSwap(true, false) {
+			return true
 		}
 	}
 	return ping
 }
 
 func (t *target) afterRelease(conn *pgx.Conn) bool {
-	if c := trackedConn(conn); c != nil {
-		if s := sessionOf(c); s != nil && s.quiet.CompareAndSwap(true, false) {
-			return true
-		}
+	if s := sessionOf(trackedConn(conn)); s != nil && s.quiet.CompareAndSwap(true, false) {
+		return true
 	}
 	return t.user.AfterRelease(conn)
 }

@@ -168,11 +168,9 @@ func give(conns []*pgxpool.Conn) {
 // giveOne returns a connection without the user's AfterRelease. Its idle time
 // starts anew, so that pgxpool would not ping it: rested says that it must.
 func giveOne(conn *pgxpool.Conn, rested bool) {
-	if c := trackedConn(conn.Conn()); c != nil {
-		if s := sessionOf(c); s != nil {
-			s.swept.Store(rested)
-			s.quiet.Store(true)
-		}
+	if s := sessionOf(trackedConn(conn.Conn())); s != nil {
+		s.swept.Store(rested)
+		s.quiet.Store(true)
 	}
 	conn.Release()
 }

@@ -134,9 +134,10 @@ func (t *target) probeHost(ctx context.Context, g *rotation.Generation, h host) 
 	}()
 	conn, err := t.connect(ctx, g, h, nil)
 	if err == nil {
-		defer func() { _ = conn.Close(ctx) }()
-		if t.user.AfterConnect != nil {
-			err = t.user.AfterConnect(ctx, conn)
+		if err = t.afterConnect(ctx, conn); err == nil {
+			defer t.close(conn)
+		} else {
+			defer func() { _ = conn.Close(ctx) }() // as pgxpool does, without BeforeClose
 		}
 	}
 	switch {
