@@ -25,8 +25,9 @@ help: ## show this list
 test: setup vet check-imports check-tidy lint vulncheck test-race ## everything: all checks, and all tests on real servers; installs what is missing
 
 .PHONY: test-short
-test-short: vet check-imports ## what needs no server and no network: vet, imports, unit tests
-	$(call each,. examples,go test -race -short ./...)
+test-short: check-imports ## what needs no server: vet, import rules and unit tests of the library and the examples
+	$(call each,. examples,go vet ./...)
+	$(call each,. examples,go test -race ./...)
 
 .PHONY: demo
 demo: setup ## the example service under load, on real servers, with 8-second leases; DURATION=90s ends it
