@@ -21,14 +21,10 @@ const (
 	unusedFor    = 30 * 24 * time.Hour // after that, a cached binary of another version is removed
 )
 
-// devvaultBinary returns the path of integration/devvault's binary for its present source, building it
-// if no earlier run has. Several processes that need it at once build it once.
+// devvaultBinary returns the path of integration/devvault's binary for its present source. What no
+// earlier run has built is built now; several processes that need it at once build it once.
 func (b *Bed) devvaultBinary(ctx context.Context) (string, error) {
 	source, err := devvaultSource(ctx)
-	if err != nil {
-		return "", err
-	}
-	hash, err := sourceHash(source)
 	if err != nil {
 		return "", err
 	}
@@ -36,12 +32,20 @@ func (b *Bed) devvaultBinary(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the cache directory for the devvault binary: %w", err)
 	}
-	base := filepath.Join(cache, "vaultpool", "devvault")
+	return b.cachedBuild(ctx, source, filepath.Join(cache, "vaultpool", "devvault"))
+}
+
+// cachedBuild builds the main package in source to base/<hash of the source>/devvault.
+func (b *Bed) cachedBuild(ctx context.Context, source, base string) (string, error) {
+	hash, err := sourceHash(source)
+	if err != nil {
+		return "", err
+	}
 	binary := filepath.Join(base, hash, "devvault")
 	if useCached(binary) {
 		return binary, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(binary), 0o755); err != nil { //nolint:gosec // a program, nothing secret
+	if err := os.MkdirAll(filepath.Dir(binary), 0o755); err != nil {
 		return "", fmt.Errorf("make the cache directory of the devvault binary: %w", err)
 	}
 	unlock, err := b.lockBuild(ctx, filepath.Join(base, hash, "lock"))

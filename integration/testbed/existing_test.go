@@ -37,8 +37,8 @@ func vaultContents(t *testing.T, bed *testbed.Bed) []string {
 	}
 	accessors, err := bed.Vault.Client.Logical().ListWithContext(t.Context(), "auth/token/accessors")
 	check(t, err)
-	for _, accessor := range accessors.Data["keys"].([]any) { //nolint:forcetypeassert // a panic fails the test as well
-		contents = append(contents, accessor.(string)) //nolint:forcetypeassert // likewise
+	for _, accessor := range accessors.Data["keys"].([]any) {
+		contents = append(contents, accessor.(string))
 	}
 	slices.Sort(contents)
 	return contents

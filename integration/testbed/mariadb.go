@@ -214,7 +214,7 @@ func (m *MariaDB) Stop(ctx context.Context) error {
 	if m.server == nil {
 		return ErrNotOurServer
 	}
-	return m.server.process.stop(ctx, syscall.SIGTERM, stopGrace)
+	return m.server.process.stop(ctx, syscall.SIGTERM)
 }
 
 // Kill ends the server and all its sessions at once. The last second's transactions may be lost.
@@ -222,7 +222,7 @@ func (m *MariaDB) Kill(ctx context.Context) error {
 	if m.server == nil {
 		return ErrNotOurServer
 	}
-	return m.server.process.stop(ctx, syscall.SIGKILL, stopGrace)
+	return m.server.process.stop(ctx, syscall.SIGKILL)
 }
 
 // Restart starts the server again, at the same address with the same data, after Stop if it runs.

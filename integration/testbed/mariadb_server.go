@@ -58,7 +58,7 @@ func (s *mariadbServer) close(ctx context.Context) error {
 	if s.process == nil {
 		return nil
 	}
-	return s.process.stop(ctx, syscall.SIGKILL, stopGrace)
+	return s.process.stop(ctx, syscall.SIGKILL)
 }
 
 // findProgram looks in PATH and where Debian keeps servers.

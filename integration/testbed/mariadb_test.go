@@ -138,3 +138,5 @@ func TestExistingMariaDB(t *testing.T) {
 		t.Errorf("Vault had %q\nand now has %q", vaultBefore, after)
 	}
 }
+
+func TestMariaDBEndsWithItsStarter(t *testing.T) { killStarter(t, "mariadb") }

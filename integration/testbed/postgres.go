@@ -224,7 +224,7 @@ func (p *Postgres) Stop(ctx context.Context) error {
 	if p.server == nil {
 		return ErrNotOurServer
 	}
-	return p.server.process.stop(ctx, syscall.SIGINT, stopGrace)
+	return p.server.process.stop(ctx, syscall.SIGINT)
 }
 
 // Kill makes the server and all its sessions end at once (SIGQUIT). The last second's transactions may
@@ -233,7 +233,7 @@ func (p *Postgres) Kill(ctx context.Context) error {
 	if p.server == nil {
 		return ErrNotOurServer
 	}
-	return p.server.process.stop(ctx, syscall.SIGQUIT, stopGrace)
+	return p.server.process.stop(ctx, syscall.SIGQUIT)
 }
 
 // Restart starts the server again, at the same address with the same data, after Stop if it runs.

@@ -66,7 +66,7 @@ func (s *postgresServer) close(ctx context.Context) error {
 	if s.process == nil {
 		return nil
 	}
-	return s.process.stop(ctx, syscall.SIGQUIT, stopGrace)
+	return s.process.stop(ctx, syscall.SIGQUIT)
 }
 
 // findPostgres returns the directory of the newest installed server binaries, which Debian keeps out

@@ -40,6 +40,7 @@ type process struct {
 	name    string
 	command *exec.Cmd
 	logFile string
+	paused  bool
 	done    chan struct{} // closed when the process has ended
 	err     error         // how it ended; read after done
 }
@@ -133,16 +134,36 @@ func (p *process) signal(signal syscall.Signal) error {
 	return nil
 }
 
-// stop asks the process to end with the signal, and kills it when it has not ended within grace or
+// pause stops the process in its tracks and returns when it has stopped.
+func (p *process) pause() error {
+	if p.paused { // there would be nothing to wait for
+		return nil
+	}
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	p.paused = true
+	return waitStopped(p.command.Process.Pid)
+}
+
+func (p *process) resume() error {
+	p.paused = false
+	return p.signal(syscall.SIGCONT)
+}
+
+// stopGrace is how long a server may take to end when asked to.
+const stopGrace = 10 * time.Second
+
+// stop asks the process to end with the signal, and kills it when it has not ended within stopGrace or
 // when ctx ends.
-func (p *process) stop(ctx context.Context, signal syscall.Signal, grace time.Duration) error {
+func (p *process) stop(ctx context.Context, signal syscall.Signal) error {
 	if err := p.signal(signal); err != nil {
 		return err
 	}
 	if err := p.signal(syscall.SIGCONT); err != nil { // a paused one could not obey
 		return err
 	}
-	timer := time.NewTimer(grace)
+	timer := time.NewTimer(stopGrace)
 	defer timer.Stop()
 	select {
 	case <-p.done:
@@ -190,12 +211,22 @@ func (p *process) waitReady(ctx context.Context, ready func(context.Context) err
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended while starting (%v); its log ends with:\n%s", p.name, p.err, logTail(p.logFile))
+			return p.endedWhileStarting()
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w (last answer: %w); its log ends with:\n%s", p.name, context.Cause(ctx), err, logTail(p.logFile))
 		case <-time.After(pause):
 		}
 	}
+}
+
+// endedWhileStarting waits for the end and tells of it.
+func (p *process) endedWhileStarting() error {
+	<-p.done
+	err := p.err
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
+	return fmt.Errorf("%s ended while starting: %w; its log ends with:\n%s", p.name, err, logTail(p.logFile))
 }
 
 // logTail returns the last lines of a log, for error texts.

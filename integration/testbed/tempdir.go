@@ -31,7 +31,8 @@ func newTempDir() (*tempDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a temporary directory: %w", err)
 	}
-	if err := os.Chmod(path, 0o711); err != nil { //nolint:gosec // the databases may run as another user, who has to pass through
+	// The databases may run as another user, who has to pass through.
+	if err := os.Chmod(path, 0o711); err != nil {
 		return nil, fmt.Errorf("open the temporary directory to the servers: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_CREATE|os.O_RDWR, 0o600)

@@ -1,11 +1,17 @@
 package testbed_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,7 +20,93 @@ import (
 	"github.com/vaultpool/vaultpool/integration/testbed"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "vault" {
+		if err := standIn(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if os.Getenv(orphanage) != "" {
+		abandonServers()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// orphanage is set in a copy of this program that starts servers and is killed.
+const orphanage = "TESTBED_TEST_ORPHANAGE"
+
+// abandonServers prints the addresses of its servers, one a line, and waits for its end.
+func abandonServers() {
+	bed, err := testbed.Start(context.Background(), testbed.Options{Postgres: true, MariaDB: os.Getenv(orphanage) == "mariadb"})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(strings.TrimPrefix(bed.Vault.Addr, "http://"))
+	fmt.Println(bed.Postgres.Addr)
+	if bed.MariaDB != nil {
+		fmt.Println(bed.MariaDB.Addr)
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+// killStarter starts servers in another process, kills that, and waits for the end of the servers.
+func killStarter(t *testing.T, which string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has a signal on the death of a parent")
+	}
+	program, err := os.Executable()
+	check(t, err)
+	command := exec.CommandContext(t.Context(), program)
+	command.Env = append(os.Environ(), orphanage+"="+which, "TMPDIR="+sharedTempDir(t))
+	command.Stderr = t.Output()
+	output, err := command.StdoutPipe()
+	check(t, err)
+	check(t, command.Start())
+	var servers []string
+	lines := bufio.NewScanner(output)
+	for lines.Scan() && lines.Text() != "ready" {
+		servers = append(servers, lines.Text())
+	}
+	for _, address := range servers {
+		conn, err := net.Dial("tcp", address)
+		check(t, err)
+		check(t, conn.Close())
+	}
+	check(t, command.Process.Kill())
+	_ = command.Wait() // its error is that it was killed
+	if len(servers) < 2 {
+		t.Fatalf("servers: %q", servers)
+	}
+	for _, address := range servers {
+		eventually(t, "the end of the server at "+address, func(context.Context) (bool, error) {
+			conn, err := net.Dial("tcp", address)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err != nil, nil
+		})
+	}
+}
+
+func TestServersEndWithTheirStarter(t *testing.T) { killStarter(t, "postgres") }
+
+// Ctrl-C in a terminal goes to the whole process group.
+func TestServersAreNotInOurProcessGroup(t *testing.T) {
+	start(t, testbed.Options{Postgres: true})
+	ours := syscall.Getpgrp()
+	for pid, command := range children(t) {
+		group, err := syscall.Getpgid(pid)
+		check(t, err)
+		if group == ours {
+			t.Errorf("in our process group: %s", command)
+		}
+	}
+}
 
 // start starts a testbed that the end of the test closes.
 func start(t *testing.T, options testbed.Options) *testbed.Bed {
@@ -59,10 +151,10 @@ func eventually(t *testing.T, what string, condition func(context.Context) (bool
 	}
 }
 
-// children returns the command lines of this process's living children.
-func children(t *testing.T) []string {
+// children returns the process ids and command lines of this process's living children.
+func children(t *testing.T) map[int]string {
 	t.Helper()
-	var found []string
+	found := make(map[int]string)
 	stats, err := filepath.Glob("/proc/[0-9]*/status")
 	check(t, err)
 	parent := "PPid:\t" + strconv.Itoa(os.Getpid()) + "\n"
@@ -72,7 +164,9 @@ func children(t *testing.T) []string {
 			continue // the process has ended, or is another's
 		}
 		line, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-		found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		check(t, err)
+		found[pid] = strings.ReplaceAll(string(line), "\x00", " ")
 	}
 	return found
 }
@@ -87,7 +181,7 @@ func sharedTempDir(t *testing.T) string {
 			t.Error(err)
 		}
 	})
-	check(t, os.Chmod(dir, 0o711)) //nolint:gosec // see above
+	check(t, os.Chmod(dir, 0o711))
 	return dir
 }
 
@@ -107,7 +201,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	t.Setenv("TMPDIR", sharedTempDir(t))
 	bed := start(t, testbed.Options{Postgres: true})
 	if len(children(t)) < 2 {
-		t.Errorf("Vault and PostgreSQL should be running; children: %q", children(t))
+		t.Errorf("Vault and PostgreSQL should be running; children: %v", children(t))
 	}
 	if left := entries(t); len(left) != 1 {
 		t.Errorf("want one temporary directory, have %q", left)
@@ -115,7 +209,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	check(t, bed.Close())
 	check(t, bed.Close()) // again is nothing new
 	if left := children(t); len(left) != 0 {
-		t.Errorf("still running: %q", left)
+		t.Errorf("still running: %v", left)
 	}
 	if left := entries(t); len(left) != 0 {
 		t.Errorf("still there: %q", left)
@@ -137,7 +231,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		t.Errorf("the error shows the password: %v", err)
 	}
 	if left := children(t); len(left) != 0 {
-		t.Errorf("still running: %q", left)
+		t.Errorf("still running: %v", left)
 	}
 	if left := entries(t); len(left) != 0 {
 		t.Errorf("still there: %q", left)
@@ -152,8 +246,8 @@ func TestCancelledStartLeavesNothing(t *testing.T) {
 		_ = bed.Close()
 		t.Fatal("started though its context was over")
 	}
-	if left := append(children(t), entries(t)...); len(left) != 0 {
-		t.Errorf("left: %q", left)
+	if processes, files := children(t), entries(t); len(processes)+len(files) != 0 {
+		t.Errorf("left: %v and %q", processes, files)
 	}
 }
 

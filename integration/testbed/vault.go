@@ -155,19 +155,29 @@ func (v *Vault) Unseal(ctx context.Context) error {
 
 // Pause stops the process in its tracks (SIGSTOP): connections are accepted by the kernel, and nothing
 // answers.
-func (v *Vault) Pause() error { return v.signal(syscall.SIGSTOP) }
+func (v *Vault) Pause() error {
+	if err := v.canSignal(); err != nil {
+		return fmt.Errorf("pause Vault: %w", err)
+	}
+	return v.server.process.pause()
+}
 
 // Resume undoes Pause.
-func (v *Vault) Resume() error { return v.signal(syscall.SIGCONT) }
+func (v *Vault) Resume() error {
+	if err := v.canSignal(); err != nil {
+		return fmt.Errorf("resume Vault: %w", err)
+	}
+	return v.server.process.resume()
+}
 
-func (v *Vault) signal(signal syscall.Signal) error {
+func (v *Vault) canSignal() error {
 	if v.server == nil {
 		return ErrNotOurServer
 	}
 	if !v.server.process.running() {
-		return fmt.Errorf("send %v to Vault: it is not running", signal)
+		return errors.New("it is not running")
 	}
-	return v.server.process.signal(signal)
+	return nil
 }
 
 // Kill ends the process at once (SIGKILL) and returns when it is gone. Connections are then refused.
@@ -188,7 +198,7 @@ func (v *Vault) Restart(ctx context.Context) error {
 	if v.bed.options.VaultDir == "" {
 		return errors.New("restart Vault: its state was in memory only; set Options.VaultDir")
 	}
-	if err := v.server.process.stop(ctx, syscall.SIGTERM, stopGrace); err != nil {
+	if err := v.server.process.stop(ctx, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("restart Vault: %w", err)
 	}
 	if err := v.server.start(ctx); err != nil {
@@ -262,5 +272,5 @@ func (v *Vault) close(ctx context.Context) error {
 	if v.server == nil {
 		return nil
 	}
-	return v.server.process.stop(ctx, syscall.SIGTERM, stopGrace)
+	return v.server.process.stop(ctx, syscall.SIGTERM)
 }

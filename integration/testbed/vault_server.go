@@ -14,8 +14,6 @@ import (
 	"time"
 )
 
-const stopGrace = 10 * time.Second
-
 // vaultServer is a Vault process of ours.
 type vaultServer struct {
 	bed       *Bed
@@ -125,8 +123,7 @@ func (s *vaultServer) readReady(ctx context.Context, output *os.File) error {
 		return fmt.Errorf("wait for devvault: %w", context.Cause(ctx))
 	}
 	if err != nil {
-		<-s.process.done
-		return fmt.Errorf("devvault ended while starting (%v); its log ends with:\n%s", s.process.err, logTail(s.log)) //nolint:errorlint // shown beside the log
+		return s.process.endedWhileStarting()
 	}
 	var ready struct {
 		RootToken string `json:"root_token"`

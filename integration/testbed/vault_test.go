@@ -95,6 +95,7 @@ func TestSealAndPause(t *testing.T) {
 	check(t, issues(t, role, 10*time.Second))
 
 	check(t, bed.Vault.Pause())
+	check(t, bed.Vault.Pause()) // again is nothing new
 	if err := issues(t, role, 300*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a paused Vault should not answer: %v", err)
 	}

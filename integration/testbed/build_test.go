@@ -1,0 +1,142 @@
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// newBuilder returns a testbed without servers, good for builds, and what it says about them.
+func newBuilder(t *testing.T) (*Bed, *bytes.Buffer) {
+	t.Helper()
+	dir, err := newTempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	progress := new(bytes.Buffer)
+	bed := &Bed{options: Options{Progress: progress}, processes: newProcesses(), names: newNames(), dir: dir}
+	t.Cleanup(func() {
+		if err := bed.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return bed, progress
+}
+
+// writeModule makes a module with a program that prints the text.
+func writeModule(t *testing.T, dir, text string) {
+	t.Helper()
+	for name, content := range map[string]string{
+		"go.mod":  "module example.com/program\n\ngo 1.25\n",
+		"main.go": "package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Print(" + text + ") }\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSeveralThatNeedABuildBuildOnce(t *testing.T) {
+	source, base := t.TempDir(), t.TempDir()
+	writeModule(t, source, `"first"`)
+	var group sync.WaitGroup
+	builders := make([]*bytes.Buffer, 4)
+	for i := range builders {
+		bed, progress := newBuilder(t)
+		builders[i] = progress
+		group.Go(func() {
+			binary, err := bed.cachedBuild(t.Context(), source, base)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if output, err := exec.CommandContext(t.Context(), binary).Output(); err != nil || string(output) != "first" {
+				t.Errorf("built something else: %q %v", output, err)
+			}
+		})
+	}
+	group.Wait()
+	built := 0
+	for _, progress := range builders {
+		built += strings.Count(progress.String(), "done after")
+	}
+	if built != 1 {
+		t.Errorf("built %d times", built)
+	}
+
+	writeModule(t, source, `"second"`)
+	bed, progress := newBuilder(t)
+	binary, err := bed.cachedBuild(t.Context(), source, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if output, err := exec.CommandContext(t.Context(), binary).Output(); err != nil || string(output) != "second" {
+		t.Errorf("a changed source was not built: %q %v", output, err)
+	}
+	if !strings.Contains(progress.String(), "done after") {
+		t.Errorf("said nothing about the build: %q", progress)
+	}
+}
+
+func TestUnusedBuildsAreRemoved(t *testing.T) {
+	source, base := t.TempDir(), t.TempDir()
+	for name, age := range map[string]time.Duration{"ancient": 31 * 24 * time.Hour, "recent": 29 * 24 * time.Hour} {
+		binary := filepath.Join(base, name, "devvault")
+		if err := os.Mkdir(filepath.Dir(binary), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(binary, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		used := time.Now().Add(-age)
+		if err := os.Chtimes(binary, used, used); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeModule(t, source, `""`)
+	bed, _ := newBuilder(t)
+	if _, err := bed.cachedBuild(t.Context(), source, base); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(base, "ancient")); err == nil {
+		t.Error("a build that nobody used for 31 days is still there")
+	}
+	if _, err := os.Stat(filepath.Join(base, "recent")); err != nil {
+		t.Error("a build that was used 29 days ago is gone")
+	}
+}
+
+func TestBrokenBuildIsExplained(t *testing.T) {
+	source, base := t.TempDir(), t.TempDir()
+	writeModule(t, source, "undefinedName")
+	bed, _ := newBuilder(t)
+	for range 2 { // the second attempt finds no half-made binary
+		if _, err := bed.cachedBuild(t.Context(), source, base); err == nil || !strings.Contains(err.Error(), "undefinedName") {
+			t.Errorf("want the compiler's complaint, got: %v", err)
+		}
+	}
+}
+
+func TestWaitForAnotherBuildEndsWithItsContext(t *testing.T) {
+	bed, progress := newBuilder(t)
+	lock := filepath.Join(t.TempDir(), "lock")
+	unlock, err := bed.lockBuild(t.Context(), lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := bed.lockBuild(ctx, lock); err == nil {
+		t.Error("got a lock that is held")
+	}
+	if !strings.Contains(progress.String(), "waiting for another process") {
+		t.Errorf("said nothing about the wait: %q", progress)
+	}
+}
