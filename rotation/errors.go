@@ -38,13 +38,18 @@ var (
 type NoCredentialError struct {
 	Since   time.Time // since when there has been no usable credential
 	Reason  string    // why the last one is not usable
-	RetryAt time.Time // when the next attempt is due; zero while one is under way
+	RetryAt time.Time // when the next attempt is due; zero while one is under way, or held off (Pause, Config.MaxUnrevoked)
 	Err     error     // why it could not be replaced; nil before the first failure
+
+	held bool
 }
 
 // Error says since when, why, and what happens next.
 func (e *NoCredentialError) Error() string {
 	next := "an attempt to replace it is under way"
+	if e.held {
+		next = "no attempt to replace it is made for now"
+	}
 	if !e.RetryAt.IsZero() {
 		next = "next attempt at " + e.RetryAt.Format(time.TimeOnly)
 	}

@@ -31,6 +31,9 @@ type operation struct {
 func (l *loop) issue(now instant, reason string, refresh bool) {
 	l.op = &operation{reason: reason, started: now, refresh: refresh}
 	l.lastIssue, l.issued = now, true
+	if l.lost != nil {
+		l.lost.held = false
+	}
 	l.show()
 	r := l.r
 	go func() {
@@ -168,6 +171,7 @@ func (l *loop) attemptDone(err error) {
 		l.want = "" // whoever asked has the error and the old credential
 	}
 	l.failures++
+	l.failure = err
 	now, limit := l.r.now(), 30*time.Second
 	if l.current != nil && l.lost == nil { // not so long that the end comes first
 		limit = max(time.Second, min(limit, l.current.term.left(now)/4))

@@ -29,6 +29,7 @@ type loop struct {
 	issued    bool    // lastIssue is set
 	early     int     // credentials in a row that died before their time
 	failures  int     // attempts to get a credential that failed in a row
+	failure   error   // the last of them
 	retryAt   instant // not before
 	capped    bool    // MaxUnrevoked was reported
 
@@ -200,20 +201,35 @@ func (l *loop) gate(now instant) time.Duration {
 // mayIssue holds while not paused and below the cap on unrevoked leases.
 func (l *loop) mayIssue() bool {
 	if l.paused > 0 {
+		l.hold(ErrPaused)
 		return false
 	}
-	reached := l.unrevoked() >= l.r.config.MaxUnrevoked
+	n := l.unrevoked()
+	reached := n >= l.r.config.MaxUnrevoked
 	if reached {
-		err := fmt.Errorf("%d leases are not revoked yet; none is issued until one of them is gone", l.unrevoked())
+		err := fmt.Errorf("%d leases are not revoked yet; none is issued until one of them is gone", n)
 		if !l.capped {
 			l.emit(Event{Kind: CapReached, Err: err})
 		}
-		if l.answer(err); l.want == "requested" {
-			l.want = ""
-		}
+		l.hold(err)
 	}
 	l.capped = reached
 	return !reached
+}
+
+// hold tells those who wait, for a rotation or for a login, why none comes.
+func (l *loop) hold(why error) {
+	if l.answer(why); l.want == "requested" {
+		l.want = ""
+	}
+	if l.lost == nil || l.lost.held {
+		return
+	}
+	l.lost.held = true
+	if l.lost.Err == nil {
+		l.lost.Err = why
+	}
+	l.show()
 }
 
 func (l *loop) unrevoked() (n int) {
@@ -286,6 +302,9 @@ func (l *loop) urgent(why string) {
 func (l *loop) lose(why string) {
 	if l.lost == nil {
 		l.lost = &NoCredentialError{Since: time.Now(), Reason: why}
+		if l.failures > 0 && l.r.now().until(l.retryAt) > 0 {
+			l.lost.Err = l.failure // there has been an attempt already, and there is none now
+		}
 		l.emit(Event{Kind: CredentialLost, Generation: l.current.id, Reason: why})
 	}
 	l.show()
@@ -310,8 +329,9 @@ func (l *loop) show() {
 		v.gen, v.err, v.settled = nil, ErrClosed, true
 	case l.lost != nil:
 		e := *l.lost
-		if l.failures > 0 && l.op == nil {
-			e.RetryAt = l.retryAt.t
+		if l.op == nil && !e.held {
+			now := l.r.now()
+			e.RetryAt = now.t.Add(max(0, l.gate(now)))
 		}
 		v.gen, v.err, v.settled = nil, &e, e.Err != nil
 	}
