@@ -221,12 +221,12 @@ func TestRenewalGoesOnBesideAnIssue(t *testing.T) {
 			g.r.Pause()
 		},
 		"too many leases": func(g *rig) {
-			g.w.set(func(w *world) { w.kept = 2 })
+			g.w.set(func(w *world) { w.kept = 3 })
 			g.source.set(func(s *fakeSource) {
 				s.onRevoke = func(context.Context, int, Lease) error { return errors.New("2BP01") }
 			})
 			g.rotate()
-			go func() { _ = g.r.Rotate(context.Background()) }()
+			g.r.do(g.r.loop.sourceChanged)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
