@@ -43,7 +43,7 @@ as_root() {
 	if [ "$(id -u)" -eq 0 ]; then
 		"$@"
 	else
-		sudo -n -E "$@"
+		sudo -n env DEBIAN_FRONTEND=$DEBIAN_FRONTEND "$@"
 	fi
 }
 
