@@ -12,6 +12,9 @@ import (
 // while the machine is suspended.
 const lookAgain = 30 * time.Second
 
+// noneYet is why there is no credential at the start: none was lost.
+const noneYet = "none issued yet"
+
 // loop is the state of a Rotator. One goroutine owns it, which calls nobody's
 // code: sources, targets and subscribers run in goroutines of their own and hand
 // their results back through Rotator.do.
@@ -313,7 +316,7 @@ func (l *loop) lose(why string) {
 // regain undoes lose.
 func (l *loop) regain() {
 	if l.lost != nil {
-		if l.seq > 1 || l.failures > 0 {
+		if l.lost.Reason != noneYet {
 			l.emit(Event{Kind: CredentialBack, Generation: l.current.id, Took: time.Since(l.lost.Since)})
 		}
 		l.lost = nil

@@ -75,7 +75,7 @@ func newRotator(source Source, config Config) (*Rotator, error) {
 	r.revoker, _ = source.(Revoker)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.events.init(config.Logger)
-	r.loop = &loop{r: r, want: "start", lost: &NoCredentialError{Since: time.Now(), Reason: "none issued yet"}}
+	r.loop = &loop{r: r, want: "start", lost: &NoCredentialError{Since: time.Now(), Reason: noneYet}}
 	r.loop.show()
 	return r, nil
 }
