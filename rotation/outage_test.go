@@ -252,6 +252,9 @@ func TestHazard27LostAnswers(t *testing.T) {
 		if n := len(g.source.issueTimes()) - 1; n < 3*60*60/50 || n > 3*60*60/35+8 {
 			t.Errorf("%d issues in three hours", n)
 		}
+		g.source.set(func(s *fakeSource) { s.onIssue = nil })
+		g.pass(time.Minute)
+		g.wantCurrent(2)
 	})
 }
 

@@ -1,0 +1,246 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// hazard 43: however many connections notice, one rotation follows, and each goes
+// on when it is done. Hazard 35: it follows at the first refused login.
+func TestHazard43ManyRefusalsOneRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p, q := g.pool("db"), g.pool("replica")
+		g.at(40 * time.Minute)
+		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { time.Sleep(2 * time.Second); return nil } })
+		g.w.set(func(w *world) { w.bad["u1"] = true })
+		var callers sync.WaitGroup
+		for i := range 200 {
+			callers.Go(func() {
+				pool := []*fakePool{p, q}[i%2]
+				time.Sleep(time.Duration(i) * 5 * time.Millisecond)
+				for {
+					_, err := pool.connect(false, false)
+					if err == nil {
+						return
+					}
+					var none *NoCredentialError
+					if !errors.Is(err, ErrRefused) && !errors.As(err, &none) {
+						t.Errorf("a login: %v", err)
+						return
+					}
+					if err := pool.a.Await(context.Background()); err != nil {
+						t.Errorf("Await: %v", err)
+						return
+					}
+				}
+			})
+		}
+		callers.Wait()
+		synctest.Wait()
+		if d := time.Since(g.t0); d != 40*time.Minute+2*time.Second {
+			t.Errorf("it took until %v", d)
+		}
+		g.wantCurrent(2)
+		g.wantCalls(2, 1, 1)
+		g.wantEvents(map[EventKind]int{LoginRefused: 1, CredentialLost: 1, CredentialBack: 1, Published: 2})
+		if e := g.last(Published); e.Reason != "login refused" {
+			t.Errorf("rotated because of %q", e.Reason)
+		}
+	})
+}
+
+// What is refused while a rotation is under way joins it; a late report about a
+// generation that is not current says nothing new.
+func TestHazard43RefusalsJoinAndLateOnesAreIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p := g.pool("db")
+		old, _ := p.a.Current()
+		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { time.Sleep(time.Minute); return nil } })
+		g.at(time.Minute)
+		rotated := make(chan error, 1)
+		go func() { rotated <- g.r.Rotate(context.Background()) }()
+		synctest.Wait()
+		p.a.Refused(old, ErrRefused)
+		g.noCredential()
+		if err := <-rotated; err != nil {
+			t.Errorf("Rotate: %v", err)
+		}
+		synctest.Wait()
+		g.wantCurrent(2)
+		for range 10 {
+			p.a.Refused(old, ErrRefused)
+		}
+		g.at(30 * time.Minute)
+		g.wantCurrent(2)
+		g.wantCalls(2, 0, 1)
+		g.wantEvents(map[EventKind]int{LoginRefused: 1})
+	})
+}
+
+// A refused credential serves no more logins, and is dead as soon as there is
+// another; its connections in use may finish.
+func TestRefusedCredentialIsDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p := g.pool("db")
+		used := p.inUse(t)
+		old := used.Generation()
+		g.at(time.Minute)
+		p.a.Refused(old, ErrRefused)
+		synctest.Wait()
+		g.wantCurrent(2)
+		if !old.Dead() {
+			t.Error("a refused credential may be handed out though there is another")
+		}
+		g.at(6*time.Minute - 1)
+		g.wantEvents(map[EventKind]int{Draining: 1, DrainDeadline: 0, Revoked: 0})
+		_ = used.Close()
+		synctest.Wait()
+		g.wantEvents(map[EventKind]int{Drained: 1, DrainDeadline: 0, Revoked: 1})
+	})
+}
+
+// checkRefusal: the database was wrong, and the source has nothing else. The
+// credential is kept.
+func TestRefusedAndAcceptedAgainIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p := g.pool("db")
+		idle := p.idle(t)
+		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { return errSealed } })
+		g.at(time.Minute)
+		g.w.set(func(w *world) { w.bad["u1"] = true })
+		p.a.Refused(idle.Generation(), ErrRefused)
+		g.at(10 * time.Minute)
+		g.noCredential()
+		g.w.set(func(w *world) { w.bad["u1"] = false })
+		g.pass(30 * time.Second)
+		g.wantCurrent(1)
+		g.wantEvents(map[EventKind]int{CredentialLost: 1, CredentialBack: 1})
+		if gen := idle.Generation(); !gen.Serving() || gen.Dead() {
+			t.Error("its connection is not served")
+		}
+		n := len(g.source.issueTimes())
+		g.at(36 * time.Minute)
+		if got := len(g.source.issueTimes()); got != n {
+			t.Errorf("%d more issues though nothing is wrong any more", got-n)
+		}
+		// And it is looked after as before.
+		g.at(38 * time.Minute)
+		if lenRenewals(g) != 1 {
+			t.Error("it is not renewed")
+		}
+		// The next refusal is news again.
+		g.source.set(func(s *fakeSource) { s.onIssue = nil })
+		p.a.Refused(idle.Generation(), ErrRefused)
+		g.pass(time.Minute)
+		g.wantCurrent(2)
+	})
+}
+
+// One host that still refuses is one too many, and a credential that has ended
+// meanwhile is not brought back.
+func TestRefusedIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, Lease{TTL: time.Hour}, Config{})
+		p, q := g.pool("db"), g.pool("replica")
+		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { return errSealed } })
+		g.at(time.Minute)
+		q.set(func(q *fakePool) {
+			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
+		})
+		cur, _ := p.a.Current()
+		p.a.Refused(cur, ErrRefused)
+		g.at(50 * time.Minute)
+		g.noCredential()
+		q.set(func(q *fakePool) {
+			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Unknown: 1, Err: ErrClosed} }
+		})
+		g.pass(time.Minute) // the other pool's login is accepted
+		g.wantCurrent(1)
+		p.a.Refused(cur, ErrRefused)
+		q.set(func(q *fakePool) {
+			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
+		})
+		g.pass(time.Minute)
+		g.noCredential()
+		g.at(61 * time.Minute)
+		q.set(func(q *fakePool) { q.onProbe = nil })
+		probed, _, _ := q.snapshot()
+		g.pass(10 * time.Minute)
+		g.noCredential()
+		if now, _, _ := q.snapshot(); len(now) != len(probed) {
+			t.Error("a credential that has ended is tried")
+		}
+	})
+}
+
+// A static role or a file that holds the credential which the database refuses:
+// it is asked again at a bounded rate until it has another.
+func TestRefusedAndReturnedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, Lease{RefreshAfter: time.Hour})
+		password := "one"
+		g.source.onAnswer = func(_ int, _ Credential, l Lease) (Credential, Lease, error) {
+			return NewCredential("app", secretMark+password), l, nil
+		}
+		g.start(Config{})
+		p := g.pool("db")
+		g.at(time.Minute)
+		g.w.set(func(w *world) { w.bad["app"] = true })
+		cur, _ := p.a.Current()
+		p.a.Refused(cur, ErrRefused)
+		g.at(11 * time.Minute)
+		if none := g.noCredential(); none.Err == nil {
+			t.Errorf("%v", none)
+		}
+		if n := len(g.source.issueTimes()); n > 30 {
+			t.Errorf("%d issues in ten minutes", n)
+		}
+		g.wantEvents(map[EventKind]int{Refreshed: 0, Published: 1})
+		g.source.set(func(*fakeSource) { password = "two" })
+		g.w.set(func(w *world) { w.bad["app"] = false })
+		p.set(func(p *fakePool) { // the old password is wrong now
+			p.onProbe = func(_ context.Context, gen *Generation) ProbeResult {
+				if gen.ID() == 1 {
+					return ProbeResult{Refused: 1, Err: ErrRefused}
+				}
+				return ProbeResult{Accepted: 1}
+			}
+		})
+		g.pass(30 * time.Second)
+		g.wantCurrent(2)
+	})
+}
+
+// Await is over when the rotator is.
+func TestAwaitClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p := g.pool("db")
+		hang := make(chan struct{})
+		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { <-hang; return errSealed } })
+		g.at(time.Minute)
+		cur, _ := p.a.Current()
+		p.a.Refused(cur, ErrRefused)
+		go func() {
+			time.Sleep(time.Second)
+			g.closeMayFail = true
+			_ = g.r.Close(context.Background())
+		}()
+		if err := p.a.Await(context.Background()); !errors.Is(err, ErrClosed) || time.Since(g.t0) != time.Minute+time.Second {
+			t.Errorf("Await: %v after %v", err, time.Since(g.t0))
+		}
+		if _, err := p.a.Current(); !errors.Is(err, ErrClosed) {
+			t.Errorf("Current: %v", err)
+		}
+		close(hang)
+		synctest.Wait()
+	})
+}
