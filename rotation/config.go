@@ -28,7 +28,7 @@ type Config struct {
 	// Default 30 seconds.
 	StartTimeout time.Duration
 	// ProbeTimeout bounds one attempt to log in with a new credential. Default 10
-	// seconds.
+	// seconds; less where the old one ends before.
 	ProbeTimeout time.Duration
 	// CloseTimeout is how long an adapter's Close may take, where the caller gives
 	// no deadline. Default 10 seconds.

@@ -22,6 +22,7 @@ type operation struct {
 	slow    bool
 
 	gen     *Generation // nil until issued
+	since   instant     // when it was
 	probing bool
 	probes  int
 	probeAt instant
@@ -116,7 +117,8 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 	g.state, g.lease, g.born = StateIssued, lease, now
 	g.term = newTerm(now, lease, l.r.random())
 	l.gens = append(l.gens, g)
-	l.op.gen, l.op.probeAt = g, l.r.now()
+	l.op.gen, l.op.since = g, l.r.now()
+	l.op.probeAt = l.op.since
 	l.emit(Event{Kind: Issued, Generation: g.id, Reason: l.op.reason, TTL: lease.TTL, Took: took})
 	switch {
 	case l.closing:
@@ -208,11 +210,15 @@ func (l *loop) checkRefusal() {
 
 // probe has every attachment log in with g, and hands the sum to then.
 func (l *loop) probe(g *Generation, then func(ProbeResult)) {
-	attached, r := slices.Clone(l.attached), l.r
+	attached, r, timeout := slices.Clone(l.attached), l.r, l.probeTimeout()
 	go func() {
 		results := make(chan ProbeResult, len(attached))
 		for _, a := range attached {
-			go func() { results <- a.probe(a.ctx, g) }()
+			go func() {
+				ctx, cancel := context.WithTimeout(a.ctx, timeout)
+				defer cancel()
+				results <- a.probe(ctx, g)
+			}()
 		}
 		var sum ProbeResult
 		var errs []error
@@ -226,6 +232,14 @@ func (l *loop) probe(g *Generation, then func(ProbeResult)) {
 		sum.Err = errors.Join(errs...)
 		r.do(func() { then(sum) })
 	}()
+}
+
+// probeTimeout leaves time for another attempt before the current credential ends.
+func (l *loop) probeTimeout() time.Duration {
+	if l.current == nil || l.lost != nil {
+		return l.r.config.ProbeTimeout
+	}
+	return min(l.r.config.ProbeTimeout, max(l.current.term.left(l.r.now())/2, 100*time.Millisecond))
 }
 
 // stepOperation drives the proof of a candidate and tells those who wait when an
@@ -271,7 +285,7 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 	if l.current != nil {
 		patience = min(patience, max(time.Second, l.current.term.lead(l.r.config)))
 	}
-	switch judge(p, short, now.since(op.started), patience) {
+	switch judge(p, short, now.since(op.since), patience) {
 	case publish:
 		l.publish(now, op, now.since(started))
 	case reject:
