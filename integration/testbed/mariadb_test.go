@@ -65,6 +65,11 @@ func TestMariaDB(t *testing.T) {
 			err := openMariaDB(t, bed, &testbed.Credential{User: user, Password: password}).PingContext(t.Context())
 			wantMySQLError(t, err, 1045)
 		}
+		anonymous, err := bed.MariaDB.Users(t.Context(), "")
+		check(t, err)
+		if len(anonymous) != 0 {
+			t.Errorf("%d anonymous users", len(anonymous))
+		}
 	})
 
 	t.Run("a lease of one second ends by itself", func(t *testing.T) {

@@ -31,6 +31,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(orphanage) != "" {
 		abandonServers()
 	}
+	for _, name := range []string{"POSTGRES_URL", "MARIADB_DSN", "VAULT_ADDR", "VAULT_TOKEN", "DEVVAULT"} {
+		if err := os.Unsetenv("PGVAULT_TEST_" + name); err != nil { // these tests want servers that they may stop
+			panic(err)
+		}
+	}
 	goleak.VerifyTestMain(m)
 }
 
