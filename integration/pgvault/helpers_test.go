@@ -170,21 +170,25 @@ func (l *logs) String() string {
 type gate struct {
 	mu      sync.Mutex    // guards what follows
 	opened  chan struct{} // nil while open
+	skips   int           // how many pass before that
 	holds   int           // how many more it stops
 	waiting int
 }
 
 // shut makes all who come next wait.
-func (g *gate) shut() { g.shutFor(math.MaxInt) }
+func (g *gate) shut() { g.shutAfter(0, math.MaxInt) }
 
 // shutFor makes the next n wait, and lets those pass who come later.
-func (g *gate) shutFor(n int) {
+func (g *gate) shutFor(n int) { g.shutAfter(0, n) }
+
+// shutAfter is shutFor after so many have passed.
+func (g *gate) shutAfter(passed, n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.opened == nil {
 		g.opened = make(chan struct{})
 	}
-	g.holds = n
+	g.skips, g.holds = passed, n
 }
 
 // open lets all who wait pass. Idempotent.
@@ -201,7 +205,11 @@ func (g *gate) open() {
 func (g *gate) enter() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.opened == nil || g.holds == 0 {
+	switch {
+	case g.opened == nil, g.holds == 0:
+		return nil
+	case g.skips > 0:
+		g.skips--
 		return nil
 	}
 	g.holds--

@@ -63,7 +63,7 @@ func TestHazard36_OrdinaryInsufficientPrivilege(t *testing.T) {
 		}
 	}
 	s.events.none(t, rotation.LoginRefused, rotation.CredentialLost)
-	if id, n := s.Rotator().Status().Generation, s.vault.issues(); id != 1 || n != 1 {
+	if id, n := s.Rotator().Status().Generation, s.issues(); id != 1 || n != 1 {
 		t.Errorf("generation %d after %d issues: it rotated", id, n)
 	}
 	check(t, s.Ping(t.Context()))
@@ -99,7 +99,7 @@ func TestHazard37_NotTheCredential(t *testing.T) {
 		}
 	}
 	s.events.none(t, rotation.LoginRefused, rotation.CredentialLost)
-	if id, n := s.Rotator().Status().Generation, s.vault.issues(); id != 1 || n != 1 {
+	if id, n := s.Rotator().Status().Generation, s.issues(); id != 1 || n != 1 {
 		t.Errorf("generation %d after %d issues: it rotated", id, n)
 	}
 	broken.Store(false)
@@ -141,7 +141,7 @@ func TestHazard43_ManyRefusedAtOnce(t *testing.T) {
 	if n := len(s.events.of(rotation.LoginRefused, 0)); n != 1 {
 		t.Errorf("%d refusals were reported, not 1", n)
 	}
-	if id, n := s.Rotator().Status().Generation, s.vault.issues(); id != 2 || n != 2 {
+	if id, n := s.Rotator().Status().Generation, s.issues(); id != 2 || n != 2 {
 		t.Errorf("generation %d after %d issues, not 2 after 2", id, n)
 	}
 }

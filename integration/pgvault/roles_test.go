@@ -6,10 +6,10 @@ import (
 	"github.com/vaultpool/vaultpool/integration/testbed"
 )
 
-// createRole is what the testbed's roles create, in parts that tests change.
-func createRole(options string) []string {
+// createRole is what the testbed's roles create, where "LOGIN" is the normal case.
+func createRole(login string) []string {
 	return []string{`
-		CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' ` + options + `;
+		CREATE ROLE "{{name}}" WITH ` + login + ` PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';
 		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO "{{name}}";
 		GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO "{{name}}";`}
 }

@@ -37,6 +37,8 @@ type service struct {
 	config *pgvault.Config
 	events *recorder
 	logs   *logs
+
+	tokenFile string
 }
 
 // prepare does all but open the pool.
@@ -57,39 +59,50 @@ func prepare(t *testing.T, set setup) *service {
 	token, err := s.bed.Vault.Token(ctx, policy, time.Hour)
 	check(t, err)
 	s.vault = newVaultProxy(t, s.bed.Vault.Addr)
-	s.config = s.parse(t, token, set.params)
+	s.giveToken(t, token)
+	s.config, err = pgvault.ParseConfig(s.connString(set.params))
+	check(t, err)
+	s.config.Rotation = s.rotation()
 	if set.configure != nil {
 		set.configure(s.config)
 	}
 	return s
 }
 
-// parse makes the config as a program would, from a connection string. Rotations may follow each
-// other without a pause, and every event is recorded from the first one on.
-func (s *service) parse(t *testing.T, token, params string) *pgvault.Config {
+// giveToken puts the token where the service finds it.
+func (s *service) giveToken(t *testing.T, token string) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "token")
-	check(t, os.WriteFile(file, []byte(token), 0o600))
+	s.tokenFile = filepath.Join(t.TempDir(), "token")
+	check(t, os.WriteFile(s.tokenFile, []byte(token), 0o600))
 	s.vault.addSecret(token)
-	config, err := pgvault.ParseConfig(s.connString(file, params))
-	check(t, err)
-	config.Rotation.IssueInterval = time.Millisecond
-	config.Rotation.Logger = slog.New(s.logs)
-	return config
 }
 
-func (s *service) connString(tokenFile, params string) string {
-	u := s.bed.Postgres.URL("app")
-	separator := "?"
-	if strings.Contains(u, "?") {
-		separator = "&"
-	}
-	u += separator + "vault_path=" + s.role.CredsPath + "&vault_addr=" + s.vault.URL + "&vault_token_file=" + tokenFile
+// rotation lets rotations follow each other without a pause, and logs every event from the first one on.
+func (s *service) rotation() rotation.Config {
+	return rotation.Config{IssueInterval: time.Millisecond, Logger: slog.New(s.logs)}
+}
+
+// connString is what a program would have in its configuration.
+func (s *service) connString(params string) string {
+	u := withParams(s.bed.Postgres.URL("app"),
+		"vault_path="+s.role.CredsPath+"&vault_addr="+s.vault.URL+"&vault_token_file="+s.tokenFile)
 	if params != "" {
-		u += "&" + params
+		u = withParams(u, params)
 	}
 	return u
 }
+
+func withParams(u, params string) string {
+	if strings.Contains(u, "?") {
+		return u + "&" + params
+	}
+	return u + "?" + params
+}
+
+// issues, renewals and revocations count what Vault was asked for.
+func (s *service) issues() int      { return len(s.vault.asked(s.role.CredsPath)) }
+func (s *service) renewals() int    { return len(s.vault.asked("sys/leases/renew")) }
+func (s *service) revocations() int { return len(s.vault.asked("sys/leases/revoke")) }
 
 // start opens the pool. At the end of the test it is closed, and nothing may be left.
 func (s *service) start(t *testing.T) *service {

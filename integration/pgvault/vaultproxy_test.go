@@ -35,12 +35,14 @@ type vaultRequest struct {
 	status int    // 0 if Vault did not answer
 }
 
-// fault is what happens to the answers of requests whose path has part in it.
+// fault is what happens to requests whose path begins with prefix.
 type fault struct {
-	part   string
+	prefix string
 	before func() // called before they are passed on, if not nil
 	hold   *gate  // they wait here, if not nil
 	lose   int    // this many are lost: the connection is cut
+
+	from, to string // what to replace in them
 }
 
 func newVaultProxy(t *testing.T, target string) *vaultProxy {
@@ -74,12 +76,18 @@ func (p *vaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	p.requests = append(p.requests, entry)
 	p.mu.Unlock()
+	for _, f := range p.faultsOf(path) {
+		if f.from != "" {
+			body = bytes.ReplaceAll(body, []byte(f.from), []byte(f.to))
+		}
+	}
 	if p.isLost(path) || err != nil {
 		panic(http.ErrAbortHandler) // cuts the connection
 	}
 	for key, values := range answer.Header {
 		w.Header()[key] = values
 	}
+	w.Header().Del("Content-Length")
 	w.WriteHeader(answer.StatusCode)
 	_, _ = w.Write(body) // who does not wait for it any more misses it
 }
@@ -107,7 +115,7 @@ func (p *vaultProxy) faultsOf(path string) (found []*fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, f := range p.faults {
-		if strings.Contains(path, f.part) {
+		if strings.HasPrefix(path, f.prefix) {
 			found = append(found, f)
 		}
 	}
@@ -132,28 +140,35 @@ func (p *vaultProxy) isLost(path string) bool {
 }
 
 // before calls f with every such request before Vault gets it.
-func (p *vaultProxy) before(part string, f func()) {
+func (p *vaultProxy) before(prefix string, f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.faults = append(p.faults, &fault{part: part, before: f})
+	p.faults = append(p.faults, &fault{prefix: prefix, before: f})
 }
 
-// hold keeps back the answers of requests whose path has part in it, which Vault has carried out.
+// hold keeps back the answers of requests whose path begins with prefix, which Vault has carried out.
 // Whoever opens the gate lets them go.
-func (p *vaultProxy) hold(part string) *gate {
+func (p *vaultProxy) hold(prefix string) *gate {
 	g := &gate{}
 	g.shut()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.faults = append(p.faults, &fault{part: part, hold: g})
+	p.faults = append(p.faults, &fault{prefix: prefix, hold: g})
 	return g
 }
 
 // lose loses the next n answers of such requests.
-func (p *vaultProxy) lose(part string, n int) {
+func (p *vaultProxy) lose(prefix string, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.faults = append(p.faults, &fault{part: part, lose: n})
+	p.faults = append(p.faults, &fault{prefix: prefix, lose: n})
+}
+
+// rewrite changes such answers.
+func (p *vaultProxy) rewrite(prefix, from, to string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = append(p.faults, &fault{prefix: prefix, from: from, to: to})
 }
 
 // heal ends all faults.
@@ -168,22 +183,17 @@ func (p *vaultProxy) heal() {
 	p.faults = nil
 }
 
-// asked returns the requests whose path has part in it.
-func (p *vaultProxy) asked(part string) (found []vaultRequest) {
+// asked returns the requests whose path begins with prefix.
+func (p *vaultProxy) asked(prefix string) (found []vaultRequest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range p.requests {
-		if strings.Contains(r.path, part) {
+		if strings.HasPrefix(r.path, prefix) {
 			found = append(found, r)
 		}
 	}
 	return found
 }
-
-// issues, renewals and revocations count what Vault was asked for.
-func (p *vaultProxy) issues() int      { return len(p.asked("/creds/")) - p.revocations() }
-func (p *vaultProxy) renewals() int    { return len(p.asked("sys/leases/renew")) }
-func (p *vaultProxy) revocations() int { return len(p.asked("sys/leases/revoke")) }
 
 func (p *vaultProxy) addPassword(answer []byte) {
 	var secret struct {
