@@ -21,9 +21,10 @@ func (l *loop) renew(now instant, g *Generation) {
 	go func() {
 		ctx, cancel := context.WithTimeout(r.ctx, timeout)
 		defer cancel()
-		_, granted, err := safely(func() (Credential, Lease, error) {
-			granted, err := r.renewer.Renew(ctx, lease, increment)
-			return Credential{}, granted, err
+		var granted Lease
+		err := safely("Renew", func() (err error) {
+			granted, err = r.renewer.Renew(ctx, lease, increment)
+			return err
 		})
 		if err == nil && granted.TTL <= 0 {
 			err = errors.New("the answer grants no time")
@@ -166,9 +167,7 @@ func (l *loop) stepRevoking(now instant, g *Generation) time.Duration {
 	go func() {
 		ctx, cancel := context.WithTimeout(parent, 30*time.Second)
 		defer cancel()
-		_, _, err := safely(func() (Credential, Lease, error) {
-			return Credential{}, Lease{}, r.revoker.Revoke(ctx, lease)
-		})
+		err := safely("Revoke", func() error { return r.revoker.Revoke(ctx, lease) })
 		r.do(func() { l.revoked(now, g, err) })
 	}()
 	return math.MaxInt64

@@ -38,44 +38,59 @@ func (l *loop) issue(now instant, reason string, refresh bool) {
 	l.show()
 	r := l.r
 	go func() {
-		cred, lease, err := safely(func() (Credential, Lease, error) {
-			return r.source.Issue(context.WithoutCancel(r.ctx))
+		var cred Credential
+		var lease Lease
+		err := safely("Issue", func() (err error) {
+			cred, lease, err = r.source.Issue(context.WithoutCancel(r.ctx))
+			return err
 		})
-		if err == nil && cred.Username() == "" {
-			err = fmt.Errorf("%w: the source returned no user name", ErrInvalid)
+		issued := err == nil
+		if issued {
+			err = check(cred, lease)
 		}
-		if err == nil && lease.TTL < 0 {
-			err = fmt.Errorf("%w: the source returned a lease of %v", ErrInvalid, lease.TTL)
-		}
-		if !r.do(func() { l.answered(now, cred, lease, err) }) && err == nil {
+		taken := r.do(func() { l.answered(now, cred, lease, err) })
+		if issued && (!taken || err != nil) {
 			r.revokeOrphan(lease)
 		}
 	}()
 }
 
-func safely(issue func() (Credential, Lease, error)) (c Credential, lease Lease, err error) {
+// safely calls the source.
+func safely(what string, call func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("the source's Issue panicked: %v", v)
+			err = fmt.Errorf("the source's %s panicked: %v", what, v)
 		}
 	}()
-	return issue()
+	return call()
 }
 
-// revokeOrphan gives back what an issue brought after Close had given up on it.
+// check refuses an answer that is no credential.
+func check(cred Credential, lease Lease) error {
+	switch {
+	case cred.Username() == "":
+		return fmt.Errorf("%w: the source returned no user name", ErrInvalid)
+	case lease.TTL < 0:
+		return fmt.Errorf("%w: the source returned a lease of %v", ErrInvalid, lease.TTL)
+	}
+	return nil
+}
+
+// revokeOrphan gives back what an issue brought that nobody can use: it came after
+// Close had given up on it, or is no credential.
 func (r *Rotator) revokeOrphan(lease Lease) {
 	if r.revoker == nil || !lease.Revocable {
 		return
 	}
 	for attempt := 1; attempt <= 5; attempt++ {
 		ctx, cancel := context.WithTimeout(context.Background(), r.config.CloseTimeout)
-		err := r.revoker.Revoke(ctx, lease)
+		err := safely("Revoke", func() error { return r.revoker.Revoke(ctx, lease) })
 		cancel()
-		if err == nil {
+		if err == nil || errors.Is(err, ErrLeaseGone) {
 			return
 		}
 		if r.config.Logger != nil {
-			r.config.Logger.Warn("vaultpool: revoking a lease that was issued after Close", "attempt", attempt, "error", err)
+			r.config.Logger.Warn("vaultpool: revoking a lease that nobody can use", "attempt", attempt, "error", err)
 		}
 		time.Sleep(backoff(attempt, 250*time.Millisecond, 5*time.Second, 0, r.random()))
 	}
