@@ -14,7 +14,9 @@ import (
 type fakePool struct {
 	w    *world
 	name string
-	a    *Attachment
+
+	attached chan struct{} // closed once a is set: the engine may call before Attach returns
+	a        *Attachment
 
 	mu        sync.Mutex // guards what follows
 	conns     []*fakeConn
@@ -120,6 +122,7 @@ func (p *fakePool) closeAll() {
 func (p *fakePool) Name() string { return p.name }
 
 func (p *fakePool) Probe(ctx context.Context, g *Generation) ProbeResult {
+	<-p.attached
 	p.mu.Lock()
 	p.probed = append(p.probed, g.ID())
 	hook := p.onProbe

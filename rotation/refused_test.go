@@ -164,10 +164,10 @@ func TestRefusedIsNotKept(t *testing.T) {
 		})
 		g.pass(time.Minute) // the other pool's login is accepted
 		g.wantCurrent(1)
-		p.a.Refused(cur, ErrRefused)
 		q.set(func(q *fakePool) {
 			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
 		})
+		p.a.Refused(cur, ErrRefused)
 		g.pass(time.Minute)
 		g.noCredential()
 		g.at(61 * time.Minute)
