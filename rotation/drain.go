@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -116,12 +117,15 @@ func (l *loop) end(now instant, g *Generation) {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		cause := fmt.Errorf("%w: generation %d reached its drain deadline", ErrEnded, g.id)
-		var errs []error
+		counts, errs := make([]int, len(attached)), make([]error, len(attached))
+		var all sync.WaitGroup
+		for i, a := range attached {
+			all.Go(func() { counts[i], errs[i] = a.end(ctx, g, cause) })
+		}
+		all.Wait()
 		total := 0
-		for _, a := range attached {
-			n, err := a.end(ctx, g, cause)
+		for _, n := range counts {
 			total += n
-			errs = append(errs, err)
 		}
 		g.endEnding(interruptAll(g.beginEnding(nil), cause)) // of pools that are detached
 		r.do(func() { l.ended(now, g, total, errors.Join(errs...)) })
