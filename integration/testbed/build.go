@@ -154,7 +154,8 @@ func (b *Bed) buildDevvault(ctx context.Context, source, binary string) error {
 	unfinished := binary + ".unfinished"
 	command := exec.Command("go", "build", "-v", "-tags", buildTags, "-ldflags", buildLDFlags, "-o", unfinished, ".") //nolint:noctx // runTool watches the context
 	command.Dir = source
-	command.Env = append(os.Environ(), "GOWORK=off")
+	// An interrupted go build leaves its temporary files; here Close removes them.
+	command.Env = append(os.Environ(), "GOWORK=off", "TMPDIR="+b.dir.path, "GOTMPDIR="+b.dir.path)
 	log := b.dir.join("devvault-build.log")
 
 	stop := b.reportBuild(start, log)

@@ -3,6 +3,7 @@ package testbed
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,5 +139,42 @@ func TestWaitForAnotherBuildEndsWithItsContext(t *testing.T) {
 	}
 	if !strings.Contains(progress.String(), "waiting for another process") {
 		t.Errorf("said nothing about the wait: %q", progress)
+	}
+}
+
+func TestCancelledBuildLeavesNothing(t *testing.T) {
+	source, base := t.TempDir(), t.TempDir()
+	writeModule(t, source, `"late"`)
+	bed, _ := newBuilder(t)
+	t.Setenv("GOCACHE", t.TempDir()) // a build without it takes long enough to be cancelled in the midst
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	finished := make(chan error, 1)
+	go func() {
+		_, err := bed.cachedBuild(ctx, source, base)
+		finished <- err
+	}()
+	for { // until something is being compiled
+		if begun, _ := filepath.Glob(bed.dir.join("go-build*/*/*")); len(begun) > 0 {
+			break
+		}
+		select {
+		case err := <-finished:
+			t.Fatalf("the build ended before it was cancelled: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-finished; !errors.Is(err, context.Canceled) {
+		t.Errorf("want the context's error, got: %v", err)
+	}
+	if err := bed.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(bed.dir.path); err == nil {
+		t.Error("the build's temporary files are still there")
+	}
+	if built, _ := filepath.Glob(filepath.Join(base, "*", "devvault*")); len(built) != 0 {
+		t.Errorf("the build made %q", built)
 	}
 }

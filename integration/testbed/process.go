@@ -254,10 +254,24 @@ func (p *processes) runTool(ctx context.Context, spec processSpec) error {
 	select {
 	case <-child.done:
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("%s: %w", spec.name, context.Cause(ctx)), child.kill())
+		child.interruptGroup()
+		return fmt.Errorf("%s: %w", spec.name, context.Cause(ctx))
 	}
 	if child.err != nil {
 		return fmt.Errorf("%s: %w:\n%s", spec.name, child.err, logTail(spec.logFile))
 	}
 	return nil
+}
+
+// interruptGroup ends a tool and what it has started itself, as Ctrl-C would, and kills what has not
+// ended within stopGrace.
+func (p *process) interruptGroup() {
+	group := -p.command.Process.Pid
+	_ = syscall.Kill(group, syscall.SIGINT) // an error means that they have ended
+	select {
+	case <-p.done:
+	case <-time.After(stopGrace):
+	}
+	_ = syscall.Kill(group, syscall.SIGKILL)
+	<-p.done
 }
