@@ -214,8 +214,12 @@ func (a *Attachment) Close(ctx context.Context) error {
 func (a *Attachment) close(ctx context.Context) error {
 	a.cancel()
 	var gens []*Generation
+	var candidate *Generation // nobody's connections but the probe's
 	a.r.do(func() {
 		gens = a.r.loop.liveGenerations()
+		if op := a.r.loop.op; op != nil {
+			candidate = op.gen
+		}
 		a.r.loop.detach(a)
 	})
 	cause := fmt.Errorf("%w: its pool %s was closed", ErrEnded, a.target.Name())
@@ -223,7 +227,10 @@ func (a *Attachment) close(ctx context.Context) error {
 	total := 0
 	for _, g := range gens {
 		n, err := a.end(ctx, g, cause)
-		if total += n; err != nil {
+		if g != candidate {
+			total += n
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.target.Name(), err))
 		}
 	}
