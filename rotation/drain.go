@@ -110,8 +110,8 @@ func (l *loop) stepDraining(now instant, g *Generation) time.Duration {
 func (l *loop) end(now instant, g *Generation) {
 	attached, r := slices.Clone(l.attached), l.r
 	timeout := min(5*time.Second, max(time.Second, g.term.full/20))
-	if l.closeCtx != nil {
-		timeout = 5 * time.Second
+	if l.closing { // half of what is left, so that there is time to revoke
+		timeout = min(5*time.Second, max(100*time.Millisecond, now.until(l.closeBy)/2))
 	}
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -189,6 +189,7 @@ func (l *loop) revoked(started instant, g *Generation, err error) {
 		return
 	}
 	g.revokeFailures++
+	g.revokeFailure = err
 	limit := 5 * time.Minute
 	if l.closing {
 		limit = time.Second
@@ -218,19 +219,21 @@ func (l *loop) retire(g *Generation) {
 	l.gens = slices.DeleteFunc(l.gens, func(x *Generation) bool { return x == g })
 }
 
-// close starts the end: the current generation and any candidate drain too.
-func (l *loop) close(ctx context.Context) {
+// close starts the end: the current generation and any candidate drain too. It
+// reports whether it was the first call.
+func (l *loop) close(ctx context.Context) bool {
 	if l.closing {
-		return
+		return false
 	}
 	l.closing, l.closeCtx, l.want = true, ctx, ""
 	l.answer(ErrClosed)
 	l.show()
 	now := l.r.now()
-	by := now
+	l.closeBy = now
 	if deadline, ok := ctx.Deadline(); ok {
-		by = now.add(max(0, time.Until(deadline)/2))
+		l.closeBy = now.add(max(0, time.Until(deadline)))
 	}
+	by := now.add(now.until(l.closeBy) / 2)
 	if l.op != nil && l.op.gen != nil {
 		l.rejectCandidate(ErrClosed)
 	}
@@ -247,6 +250,7 @@ func (l *loop) close(ctx context.Context) {
 		default:
 		}
 	}
+	return true
 }
 
 // abandon ends the wait: what is not done by now is reported.
@@ -260,7 +264,11 @@ func (l *loop) abandon() {
 		cause := fmt.Errorf("%w: the rotator was closed", ErrEnded)
 		interruptAll(g.beginEnding(nil), cause)
 		if g.lease.Revocable {
-			l.giveUpRevoking(g, errors.New("there was no time left to revoke it"))
+			err := errors.New("there was no time left to revoke it")
+			if g.revokeFailure != nil {
+				err = fmt.Errorf("%w, and the last attempt failed: %w", err, g.revokeFailure)
+			}
+			l.giveUpRevoking(g, err)
 		}
 	}
 }

@@ -47,6 +47,7 @@ type loop struct {
 	abandoned bool
 	orphan    bool // nobody waits for the issue in flight
 	closeCtx  context.Context
+	closeBy   instant // its deadline
 	closeErrs []error
 }
 
@@ -68,6 +69,7 @@ type owned struct {
 	ending         bool
 	revoking       bool
 	revokeFailures int
+	revokeFailure  error
 	revokeAt       instant
 }
 

@@ -221,13 +221,16 @@ func (r *Rotator) Close(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, r.config.CloseTimeout)
 		defer cancel()
 	}
-	r.do(func() { r.loop.close(ctx) })
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		r.do(r.loop.abandon)
-		<-r.done
+	first := false
+	r.do(func() { first = r.loop.close(ctx) })
+	if first { // the others wait for what it achieves
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			r.do(r.loop.abandon)
+		}
 	}
+	<-r.done
 	r.events.flush(ctx.Done())
 	return errors.Join(r.loop.closeErrs...) // written before done was closed
 }
