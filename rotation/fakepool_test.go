@@ -161,7 +161,7 @@ func (p *fakePool) Replace(ctx context.Context, old *Generation, by time.Time) {
 	}
 	for p.a.Connections(old) > 0 && ctx.Err() == nil {
 		for _, c := range p.takeIdle(old) {
-			if _, err := p.connect(false, false); err != nil {
+			if _, err := p.connect(false, false); err != nil && !errors.Is(err, ErrClosed) {
 				p.w.t.Errorf("replacing a connection of %s: %v", p.name, err)
 			}
 			_ = c.Close()
