@@ -30,19 +30,23 @@ test-short: check-imports ## what needs no server: vet, import rules and unit te
 	$(call each,. examples,go test -race ./...)
 
 .PHONY: demo
-demo: setup ## the example service under load, on real servers, with 8-second leases; DURATION=90s ends it
+demo: setup-postgres ## the example service under load, on real servers, with 8-second leases; DURATION=90s ends it
 	@echo 'building the demo'
 	@cd integration && go build -o ../bin/demo ./demo
 	@exec bin/demo
 
 .PHONY: bench
-bench: setup ## pgvault beside raw pgxpool and the usual ways of rotating by hand; ARGS=-quick is shorter
+bench: setup-postgres ## pgvault beside raw pgxpool and the usual ways of rotating by hand; ARGS=-quick is shorter
 	@echo 'building the benchmarks'
 	@cd integration && go build -o ../bin/bench ./bench
 	@exec bin/bench $(ARGS)
 
 .PHONY: setup
-setup: ## install PostgreSQL's server where it is missing (Debian, as root or with sudo)
+setup: ## install what is missing of PostgreSQL, MariaDB and a C compiler (Debian, as root or with sudo)
+	@integration/setup.sh postgres mariadb gcc
+
+.PHONY: setup-postgres
+setup-postgres:
 	@integration/setup.sh postgres
 
 .PHONY: vet

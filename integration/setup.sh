@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs the database servers that the tests, benchmarks and the demo start for themselves.
+# Installs the database servers that the tests, benchmarks and the demo start for themselves, and the C
+# compiler that the race detector needs.
 #
-#   integration/setup.sh postgres mariadb
+#   integration/setup.sh postgres mariadb gcc
 #
 # What is there already is left alone, without looking at the network. On Debian and its relatives,
 # what is missing is installed with apt-get, by root or with a sudo that asks for no password.
@@ -38,6 +39,8 @@ have_mariadb() {
 		{ command -v mariadb-install-db || command -v mysql_install_db; } >/dev/null
 }
 
+have_gcc() { command -v gcc >/dev/null || command -v clang >/dev/null; }
+
 # as_root runs a command as root, and fails at once when that is not allowed.
 as_root() {
 	if [ "$(id -u)" -eq 0 ]; then
@@ -58,6 +61,7 @@ known_package() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
 packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
+	gcc) echo gcc libc6-dev ;;
 	mariadb) if known_package mariadb-server-core; then echo mariadb-server-core mariadb-client-core; else echo mariadb-server; fi ;;
 	esac
 }
@@ -102,18 +106,18 @@ install_missing() {
 	allow_services
 }
 
-[ $# -gt 0 ] || die "say what is needed: setup.sh postgres|mariadb …"
+[ $# -gt 0 ] || die "say what is needed: setup.sh postgres|mariadb|gcc …"
 missing=
 for server in "$@"; do
 	case $server in
-	postgres | mariadb) have_"$server" || missing="${missing:+$missing }$server" ;;
-	*) die "unknown server '$server': postgres and mariadb are known" ;;
+	postgres | mariadb | gcc) have_"$server" || missing="${missing:+$missing }$server" ;;
+	*) die "cannot install '$server': postgres, mariadb and gcc are known" ;;
 	esac
 done
 [ -n "$missing" ] || exit 0
 
 say "not installed: $missing"
-can_install || die "install these servers, or allow sudo without a password: $missing (on Debian: apt-get install postgresql mariadb-server)"
+can_install || die "install these, or allow sudo without a password: $missing (on Debian: apt-get install postgresql mariadb-server gcc libc6-dev)"
 install_missing "$missing"
 for server in $missing; do
 	have_"$server" || die "installed, but the programs of $server are not where they should be"
