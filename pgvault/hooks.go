@@ -71,7 +71,7 @@ func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 			t.paid.Add(1)
 		}
 	}
-	attempt := &attempt{t: t, bound: bound, user: c.Tracer, config: c}
+	attempt := &attempt{t: t, bound: bound, user: c.Tracer}
 	dial := c.DialFunc
 	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := dial(ctx, network, addr)
@@ -127,8 +127,8 @@ type attempt struct {
 	t      *target
 	bound  *rotation.Generation // what to log in with; nil: the current one
 	user   pgx.QueryTracer
-	config *pgx.ConnConfig
-	conn   *rotation.Conn // the last socket bound
+	config *pgx.ConnConfig // pgx's own copy, which bind is handed too
+	conn   *rotation.Conn  // the last socket bound
 }
 
 // bind counts the socket and sets its login, both with the same generation. It is
@@ -154,7 +154,8 @@ func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
 }
 
 func (a *attempt) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
-	data.ConnConfig.Tracer = a.user
+	a.config = data.ConnConfig
+	a.config.Tracer = a.user
 	if user, ok := a.user.(pgx.ConnectTracer); ok {
 		return user.TraceConnectStart(ctx, data)
 	}
@@ -172,7 +173,7 @@ func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndD
 			}
 		}
 	case a.conn != nil:
-		a.config.Password = "" // the error holds the config
+		a.config.Password = "" // data.Err holds the config
 		if a.bound == nil && refusedLogin(data.Err) {
 			a.t.att.Refused(a.conn.Generation(), data.Err)
 		}
