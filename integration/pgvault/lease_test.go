@@ -107,7 +107,7 @@ func TestHazard22_RenewFailsAtTheDatabase(t *testing.T) {
 	check(t, s.Ping(t.Context()))
 	s.events.waitN(t, rotation.RenewFailed, 1, 2)
 	options.Renew = nil
-	check(t, s.role.Update(context.WithoutCancel(t.Context()), options))
+	s.updateRole(t, options)
 	s.events.wait(t, rotation.Renewed, 0)
 	published := s.events.of(rotation.Published, 0)
 	if len(published) > 1 || len(published) == 1 && published[0].Reason != "renewal keeps failing" {
@@ -188,18 +188,11 @@ func withoutRevocation(policy string) string {
 // says, and tried again; the pool goes on.
 func TestHazard33_RevokeFailsAtTheDatabase(t *testing.T) {
 	t.Parallel()
-	create := createRole("LOGIN")
-	create[0] += ` GRANT CREATE ON SCHEMA public TO "{{name}}";`
-	s := open(t, setup{role: testbed.RoleOptions{
-		Create: create,
-		Revoke: []string{`
-			REVOKE ALL ON ALL TABLES IN SCHEMA public FROM "{{name}}";
-			REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM "{{name}}";
-			REVOKE ALL ON SCHEMA public FROM "{{name}}";
-			DROP ROLE "{{name}}"`},
-	}})
+	s := open(t, setup{})
+	s.updateRole(t, testbed.RoleOptions{Revoke: []string{`REVOKE CREATE ON SCHEMA public FROM "{{name}}"; DROP ROLE "{{name}}"`}})
 	old := sessionUser(t, s)
 	table := pgx.Identifier{"owned_" + s.role.Name}.Sanitize()
+	check(t, s.bed.Postgres.Exec(t.Context(), "GRANT CREATE ON SCHEMA public TO "+pgx.Identifier{old}.Sanitize()))
 	_, err := s.Exec(t.Context(), "CREATE TABLE "+table+" (id int)")
 	check(t, err)
 	t.Cleanup(func() { check(t, s.bed.Postgres.Exec(context.Background(), "DROP TABLE IF EXISTS "+table)) })

@@ -32,15 +32,19 @@ func run(m *testing.M) (code int) {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute) // Vault may have to be built
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // Vault may have to be built
 	defer cancel()
 	var err error
 	if shared, err = testbed.Start(ctx, testbed.Options{Postgres: true, Progress: os.Stderr}); err != nil {
 		fail(err)
 		return code
 	}
+	if err := createGroup(ctx, shared); err != nil {
+		fail(errors.Join(err, shared.Close()))
+		return code
+	}
 	code = m.Run()
-	if err := errors.Join(faulty.close(), shared.Close()); err != nil {
+	if err := errors.Join(faulty.close(), dropGroup(ctx, shared), shared.Close()); err != nil {
 		fail(err)
 	}
 	if err := goleak.Find(); err != nil {
@@ -80,6 +84,7 @@ func (f *faultyBed) use(t *testing.T) *testbed.Bed {
 		if err != nil {
 			t.Fatal(err)
 		}
+		check(t, createGroup(t.Context(), f.bed))
 	}
 	return f.bed
 }

@@ -22,7 +22,7 @@ func TestHazard29_NewCredentialCannotLogIn(t *testing.T) {
 	t.Parallel()
 	s := open(t, setup{configure: drainTimeout(time.Second)}) // which also bounds how long it is tried
 	old := sessionUser(t, s)
-	check(t, s.role.Update(t.Context(), testbed.RoleOptions{Create: createRole("NOLOGIN")}))
+	s.updateRole(t, testbed.RoleOptions{Create: createUser(s.bed, "NOLOGIN")})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err := s.Rotate(ctx)
@@ -41,7 +41,7 @@ func TestHazard29_NewCredentialCannotLogIn(t *testing.T) {
 	})
 	s.events.none(t, rotation.Published, rotation.CredentialLost)
 
-	check(t, s.role.Update(t.Context(), testbed.RoleOptions{}))
+	s.updateRole(t, testbed.RoleOptions{})
 	s.rotate(t)
 	s.waitRevoked(t, 1, old)
 }
@@ -53,11 +53,11 @@ func TestHazard29_TriesAgainByItself(t *testing.T) {
 	options := leaseOf(6*time.Second, 6*time.Second)
 	s := open(t, setup{role: options, configure: drainTimeout(3 * time.Second)})
 	check(t, s.Ping(t.Context()))
-	options.Create = createRole("NOLOGIN")
-	check(t, s.role.Update(t.Context(), options))
+	options.Create = createUser(s.bed, "NOLOGIN")
+	s.updateRole(t, options)
 	s.events.wait(t, rotation.ProbeFailed, 2)
 	options.Create = nil
-	check(t, s.role.Update(t.Context(), options))
+	s.updateRole(t, options)
 	e := s.events.wait(t, rotation.Published, 0)
 	check(t, s.Ping(t.Context()))
 	if e.Generation > 6 {
@@ -74,7 +74,7 @@ func TestHazard52_ServerFullForAWhile(t *testing.T) {
 	t.Parallel()
 	s := open(t, setup{})
 	old := sessionUser(t, s)
-	check(t, s.role.Update(t.Context(), testbed.RoleOptions{Create: createRole("LOGIN CONNECTION LIMIT 0")}))
+	s.updateRole(t, testbed.RoleOptions{Create: createUser(s.bed, "LOGIN CONNECTION LIMIT 0")})
 	rotated := make(chan error, 1)
 	go func() { rotated <- s.Rotate(t.Context()) }()
 	for _, e := range s.events.waitN(t, rotation.ProbeFailed, 2, 2) {
@@ -102,8 +102,8 @@ func TestHazard52_ServerFullToTheEnd(t *testing.T) {
 	s := open(t, setup{role: leaseOf(4*time.Second, 4*time.Second)})
 	held := s.acquire(t)
 	options := leaseOf(4*time.Second, 4*time.Second)
-	options.Create = createRole("LOGIN CONNECTION LIMIT 0")
-	check(t, s.role.Update(t.Context(), options))
+	options.Create = createUser(s.bed, "LOGIN CONNECTION LIMIT 0")
+	s.updateRole(t, options)
 	s.events.wait(t, rotation.ProbeFailed, 2)
 	check(t, held.Ping(t.Context()))
 	held.Release()
@@ -113,7 +113,7 @@ func TestHazard52_ServerFullToTheEnd(t *testing.T) {
 		t.Errorf("%d credentials were issued, not 2", n)
 	}
 	options.Create = nil
-	check(t, s.role.Update(t.Context(), options))
+	s.updateRole(t, options)
 	s.events.wait(t, rotation.Published, 3)
 	check(t, s.Ping(t.Context()))
 	s.events.none(t, rotation.LoginRefused)
@@ -146,7 +146,8 @@ func TestHazard53_DatabaseUnreachableAtNew(t *testing.T) {
 // hazard 53: a refused login fails New, and the lease is given back.
 func TestHazard53_RefusedAtNew(t *testing.T) {
 	t.Parallel()
-	s := prepare(t, setup{role: testbed.RoleOptions{Create: createRole("NOLOGIN")}})
+	s := prepare(t, setup{})
+	s.updateRole(t, testbed.RoleOptions{Create: createUser(s.bed, "NOLOGIN")})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, err := pgvault.NewWithConfig(ctx, s.config)

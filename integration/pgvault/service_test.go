@@ -50,7 +50,7 @@ func prepare(t *testing.T, set setup) *service {
 	}
 	ctx := t.Context()
 	var err error
-	s.role, err = s.bed.PostgresRole(ctx, set.role)
+	s.role, err = s.bed.PostgresRole(ctx, s.complete(set.role))
 	check(t, err)
 	policy := set.policy
 	if policy == "" {
@@ -67,6 +67,23 @@ func prepare(t *testing.T, set setup) *service {
 		set.configure(s.config)
 	}
 	return s
+}
+
+// complete adds our way to create and drop users.
+func (s *service) complete(o testbed.RoleOptions) testbed.RoleOptions {
+	if o.Create == nil {
+		o.Create = createUser(s.bed, "LOGIN")
+	}
+	if o.Revoke == nil {
+		o.Revoke = dropUser()
+	}
+	return o
+}
+
+// updateRole changes what Vault does from now on.
+func (s *service) updateRole(t *testing.T, o testbed.RoleOptions) {
+	t.Helper()
+	check(t, s.role.Update(t.Context(), s.complete(o)))
 }
 
 // giveToken puts the token where the service finds it.
@@ -206,8 +223,7 @@ func (s *service) waitRevoked(t *testing.T, id uint64, user string) {
 // dropRole removes a user behind Vault's back. Its sessions go on.
 func (s *service) dropRole(t *testing.T, user string) {
 	t.Helper()
-	name := pgx.Identifier{user}.Sanitize()
-	check(t, s.bed.Postgres.Exec(t.Context(), "DROP OWNED BY "+name+"; DROP ROLE "+name))
+	check(t, s.bed.Postgres.Exec(t.Context(), "DROP ROLE "+pgx.Identifier{user}.Sanitize()))
 }
 
 // querier is what pools, connections and transactions have in common.
