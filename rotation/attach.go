@@ -43,6 +43,7 @@ type ProbeResult struct {
 type Attachment struct {
 	r      *Rotator
 	target Target
+	name   string          // asked for once: the owner goroutine calls nobody's code
 	ctx    context.Context // done once Close begins
 	cancel context.CancelFunc
 	once   sync.Once
@@ -53,7 +54,7 @@ type Attachment struct {
 // [Attachment.Track]; no lease is revoked while one of them is open, but for the
 // drain deadline. The only error is ErrClosed.
 func (r *Rotator) Attach(target Target) (*Attachment, error) {
-	a := &Attachment{r: r, target: target}
+	a := &Attachment{r: r, target: target, name: target.Name()}
 	a.ctx, a.cancel = context.WithCancel(r.ctx)
 	closing := false
 	if !r.do(func() {
@@ -62,7 +63,7 @@ func (r *Rotator) Attach(target Target) (*Attachment, error) {
 		}
 	}) || closing {
 		a.cancel()
-		return nil, fmt.Errorf("attaching %s: %w", target.Name(), ErrClosed)
+		return nil, fmt.Errorf("attaching %s: %w", a.name, ErrClosed)
 	}
 	return a, nil
 }
@@ -87,7 +88,7 @@ func (a *Attachment) BindCurrent(c *Conn) (*Generation, error) {
 		case err == nil:
 			return g, nil
 		case c.Generation() != nil || !errors.Is(err, ErrStale):
-			return nil, fmt.Errorf("binding a connection of %s: %w", a.target.Name(), err)
+			return nil, fmt.Errorf("binding a connection of %s: %w", a.name, err)
 		}
 		// g went out of date between the two and is never current again, so this
 		// ends.
@@ -104,7 +105,7 @@ func (a *Attachment) Connections(g *Generation) int {
 // it, one rotation follows; of a generation that is not current it says nothing
 // new. The login can be tried again when Await returns nil.
 func (a *Attachment) Refused(g *Generation, err error) {
-	a.r.do(func() { a.r.loop.loginRefused(g, a.target.Name(), err) })
+	a.r.do(func() { a.r.loop.loginRefused(g, a.name, err) })
 }
 
 // Await waits until a login is possible. It returns a *[NoCredentialError] when
@@ -131,7 +132,7 @@ func (a *Attachment) Prove(ctx context.Context) error {
 		}
 		if readClocks().since(start) >= patience || ctx.Err() != nil {
 			return fmt.Errorf("logging in to %s with a newly issued credential (user %s): %w",
-				a.target.Name(), g.cred.Username(), p.Err)
+				a.name, g.cred.Username(), p.Err)
 		}
 		select {
 		case <-time.After(backoff(attempt, 50*time.Millisecond, 500*time.Millisecond, 0, a.r.random())):
@@ -144,7 +145,7 @@ func (a *Attachment) probe(ctx context.Context, g *Generation) ProbeResult {
 	ctx, cancel := context.WithTimeout(ctx, a.r.config.ProbeTimeout)
 	defer cancel()
 	var p ProbeResult
-	if err := bounded(ctx, "probe of "+a.target.Name(), func() error { p = a.target.Probe(ctx, g); return nil }); err != nil {
+	if err := bounded(ctx, "probe of "+a.name, func() error { p = a.target.Probe(ctx, g); return nil }); err != nil {
 		return ProbeResult{Unknown: 1, Err: err}
 	}
 	return p
@@ -181,7 +182,7 @@ func bounded(ctx context.Context, what string, f func() error) error {
 func (a *Attachment) replace(old *Generation, by time.Time) {
 	defer func() {
 		if v := recover(); v != nil {
-			a.r.events.publish(Event{Time: time.Now(), Kind: ReplaceFailed, Generation: old.id, Reason: a.target.Name(),
+			a.r.events.publish(Event{Time: time.Now(), Kind: ReplaceFailed, Generation: old.id, Reason: a.name,
 				Err: fmt.Errorf("replacing connections panicked, what is left is ended at the drain deadline: %v", v)})
 		}
 	}()
@@ -199,7 +200,7 @@ func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (int, 
 	for _, c := range conns {
 		c.interrupt(cause)
 	}
-	return len(conns), bounded(ctx, "ending sessions of "+a.target.Name(), func() error { return a.target.End(ctx, g, conns) })
+	return len(conns), bounded(ctx, "ending sessions of "+a.name, func() error { return a.target.End(ctx, g, conns) })
 }
 
 // Close ends what this attachment still has open, of every generation, at the
@@ -222,7 +223,7 @@ func (a *Attachment) close(ctx context.Context) error {
 		}
 		a.r.loop.detach(a)
 	})
-	cause := fmt.Errorf("%w: its pool %s was closed", ErrEnded, a.target.Name())
+	cause := fmt.Errorf("%w: its pool %s was closed", ErrEnded, a.name)
 	var errs []error
 	total := 0
 	for _, g := range gens {
@@ -231,11 +232,11 @@ func (a *Attachment) close(ctx context.Context) error {
 			total += n
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.target.Name(), err))
+			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.name, err))
 		}
 	}
 	if total > 0 {
-		errs = append(errs, fmt.Errorf("closing %s: %d connections were still in use and have been ended", a.target.Name(), total))
+		errs = append(errs, fmt.Errorf("closing %s: %d connections were still in use and have been ended", a.name, total))
 	}
 	return errors.Join(errs...)
 }

@@ -316,7 +316,7 @@ func (l *loop) describe(g *Generation) GenerationStatus {
 		Issued: g.born.t, Expires: g.term.expires(), Reason: g.reason,
 	}
 	for a, n := range by {
-		s.ByAttachment[a.target.Name()] += n
+		s.ByAttachment[a.name] += n
 	}
 	if g.state == StateDraining || g.state == StateEnding {
 		s.DrainBy = g.drainBy.t

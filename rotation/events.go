@@ -30,6 +30,7 @@ const (
 	CredentialLost   EventKind = "credential lost"   // the current credential has ended and has no successor yet
 	CredentialBack   EventKind = "credential back"   // a login is possible again
 	SameLease        EventKind = "same lease"        // a new issue returned the lease already in use (a caching agent)
+	WatchFailed      EventKind = "watch failed"      // the source's Watch panicked and tells of no more changes
 	CapReached       EventKind = "cap reached"       // too many unrevoked leases: nothing is issued until one is gone
 	Paused           EventKind = "paused"            // Pause was called
 	Resumed          EventKind = "resumed"           // and undone

@@ -22,7 +22,7 @@ func (g *Generation) Format(s fmt.State, _ rune) {
 
 // Format writes the pool's name, under every verb.
 func (a *Attachment) Format(s fmt.State, _ rune) {
-	_, _ = fmt.Fprintf(s, "attachment of %s", a.target.Name())
+	_, _ = fmt.Fprintf(s, "attachment of %s", a.name)
 }
 
 // Format writes the generation that the connection is bound to, under every verb.

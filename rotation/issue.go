@@ -20,6 +20,7 @@ type operation struct {
 	started instant
 	refresh bool // look whether the credential changed
 	slow    bool
+	stale   bool // the source changed while it was under way
 
 	gen     *Generation // nil until issued
 	since   instant     // when it was
@@ -176,16 +177,18 @@ func (l *loop) emitFailure(e Event) {
 
 // attemptDone closes the books on an attempt.
 func (l *loop) attemptDone(err error) {
-	requested := l.want == "requested"
+	if err == nil || l.want == "requested" {
+		l.want = "" // whoever asked has the new credential, or the error and the old one
+	}
+	if l.op.stale && l.want == "" {
+		l.want = sourceChanged
+	}
 	l.op = nil
 	l.answer(err)
 	if err == nil {
-		l.want, l.failures = "", 0
+		l.failures = 0
 		l.succeeded("issue")
 		return
-	}
-	if requested {
-		l.want = "" // whoever asked has the error and the old credential
 	}
 	l.failures++
 	l.failure = err

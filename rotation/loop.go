@@ -12,6 +12,9 @@ import (
 // while the machine is suspended.
 const lookAgain = 30 * time.Second
 
+// sourceChanged is why there is a rotation when a Watcher asks for one.
+const sourceChanged = "source changed"
+
 // noneYet is why there is no credential at the start: none was lost.
 const noneYet = "none issued yet"
 
@@ -269,8 +272,11 @@ func (l *loop) answer(err error) {
 }
 
 func (l *loop) sourceChanged() {
-	if !l.closing && l.want == "" && l.op == nil {
-		l.want = "source changed"
+	switch {
+	case l.op != nil:
+		l.op.stale = true
+	case !l.closing && l.want == "":
+		l.want = sourceChanged
 	}
 }
 

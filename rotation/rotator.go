@@ -84,7 +84,7 @@ func newRotator(source Source, config Config) (*Rotator, error) {
 func (r *Rotator) start(ctx context.Context) error {
 	go r.loop.run()
 	if w, ok := r.source.(Watcher); ok {
-		go w.Watch(r.ctx, func() { r.do(r.loop.sourceChanged) })
+		go r.watch(w)
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.config.StartTimeout)
 	defer cancel()
@@ -102,6 +102,16 @@ func (r *Rotator) start(ctx context.Context) error {
 		case <-ctx.Done():
 			return r.abort(fmt.Errorf("no credential was issued in time: %w: %w", context.Cause(ctx), v.err))
 		}
+	}
+}
+
+func (r *Rotator) watch(w Watcher) {
+	err := safely("Watch", func() error {
+		w.Watch(r.ctx, func() { r.do(r.loop.sourceChanged) })
+		return nil
+	})
+	if err != nil {
+		r.do(func() { r.loop.emit(Event{Kind: WatchFailed, Err: err}) })
 	}
 }
 
