@@ -30,10 +30,10 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		if left == 0 || ctx.Err() != nil {
 			return
 		}
-		found := r.round(p.over(time.Now()))
+		r.round(p.over(time.Now()))
 		select {
 		case <-ctx.Done():
-		case <-time.After(p.next(time.Now(), left, found)):
+		case <-time.After(p.next(time.Now(), left)):
 		}
 	}
 }
@@ -41,27 +41,35 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 // pace spreads replacements over the first half of the drain window. The second
 // half is for what was in use meanwhile.
 type pace struct {
-	end    time.Time
-	least  time.Duration // half the even interval: never more than twice the rate
-	misses int
+	end     time.Time
+	least   time.Duration // half the even interval: never more than twice the rate
+	longest time.Duration
+	left    int // at the last look
+	misses  int
 }
 
 func newPace(start, by time.Time, n int) pace {
 	half := max(0, by.Sub(start)/2)
-	return pace{end: start.Add(half), least: max(half/time.Duration(2*max(n, 1)), time.Millisecond)}
+	return pace{
+		end:     start.Add(half),
+		least:   max(half/time.Duration(2*max(n, 1)), time.Millisecond),
+		longest: min(max(half/8, time.Millisecond), time.Second),
+		left:    n + 1,
+	}
 }
 
 func (p *pace) over(now time.Time) bool { return !now.Before(p.end) }
 
-// next is the time to the next replacement. Looking in vain gets rarer, since
-// each look takes every idle connection for some microseconds.
-func (p *pace) next(now time.Time, left int, found bool) time.Duration {
-	const longest = time.Second
-	if p.misses++; found {
+// next is the time to the next replacement, where left are to be replaced. While
+// they do not get fewer, neither replaced nor given up by a caller, it gets longer,
+// since each look takes every idle connection for some microseconds.
+func (p *pace) next(now time.Time, left int) time.Duration {
+	if p.misses++; left < p.left {
 		p.misses = 0
 	}
+	p.left = left
 	even := p.end.Sub(now) / time.Duration(max(left, 1))
-	return min(max(even, p.least<<min(p.misses, 8)), longest)
+	return min(max(even, p.least<<min(p.misses, 8)), p.longest)
 }
 
 // loginTimeout is how long a replacement waits for its login. What becomes of that
@@ -78,16 +86,16 @@ type replacer struct {
 	doubt  bool // the last login failed
 }
 
-// round replaces one connection and reports whether there was one to replace. If
-// there never is, the next caller who is handed an old connection gets another
-// one instead: an idle one if there is any, else one that it has to wait for.
-func (r *replacer) round(late bool) bool {
+// round replaces one connection, if one is idle. If none ever is, the next caller
+// who is handed an old connection gets another one instead: an idle one if there
+// is any, else one that it has to wait for.
+func (r *replacer) round(late bool) {
 	if r.old.Dead() {
 		give(r.takeIdle()) // taking destroys the dead ones
-		return false
+		return
 	}
 	if r.doubt && !r.canLogIn() {
-		return false // what is open is worth more than what is new
+		return // what is open is worth more than what is new
 	}
 	idle := r.takeIdle()
 	i := slices.IndexFunc(idle, r.isOld)
@@ -96,12 +104,11 @@ func (r *replacer) round(late bool) bool {
 		if r.misses++; late || len(idle) == 0 || r.misses > 3 {
 			r.t.toll.Store(true)
 		}
-		return false
+		return
 	}
 	r.misses = 0
 	victim := idle[i]
 	r.replace(victim, slices.Delete(idle, i, i+1))
-	return true
 }
 
 func (r *replacer) isOld(c *pgxpool.Conn) bool {
@@ -144,12 +151,7 @@ func (r *replacer) canLogIn() bool {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
 	defer cancel()
-	conn, err := r.t.connect(ctx, g, r.t.hosts[0], nil)
-	if err != nil {
-		return false
-	}
-	r.t.close(conn)
-	return true
+	return r.t.probeHost(ctx, g, r.t.hosts[0]).Accepted > 0
 }
 
 func (r *replacer) takeIdle() []*pgxpool.Conn {
