@@ -330,6 +330,8 @@ func (l *loop) describeNext(now instant) (string, time.Time) {
 		return "nothing", time.Time{}
 	case l.op != nil && l.op.gen == nil:
 		return "issue", time.Time{}
+	case l.op != nil && l.op.probing:
+		return "probe", time.Time{}
 	case l.op != nil:
 		return "probe", l.op.probeAt.t
 	}
