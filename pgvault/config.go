@@ -52,12 +52,12 @@ type Config struct {
 // An unknown vault_* parameter is an error, and so is a user or a password in the
 // string, since Vault issues both. No error shows the string or a secret.
 func ParseConfig(connString string) (*Config, error) {
-	pool, err := pgxpool.ParseConfig(connString)
-	if err != nil {
-		return nil, fmt.Errorf("pgvault: %w", err)
-	}
 	if field := loginIn(connString); field != "" {
 		return nil, fmt.Errorf("pgvault: the connection string sets the %s; remove it: user and password are issued, by Vault or whatever the source is, and change while the pool is open", field)
+	}
+	pool, err := pgxpool.ParseConfig(connString)
+	if err != nil {
+		return nil, parseError(connString, err)
 	}
 	config := &Config{Config: pool}
 	if err := vaultparams.Take(pool.ConnConfig.RuntimeParams, &config.Vault, &config.Rotation); err != nil {
@@ -66,11 +66,22 @@ func ParseConfig(connString string) (*Config, error) {
 	return config, nil
 }
 
+// parseError is pgx's, but for strings that may hold a password in a place where
+// nobody expects it: pgx shows parts of what it cannot parse.
+func parseError(connString string, err error) error {
+	plain, undecodable := url.PathUnescape(connString)
+	if undecodable != nil || strings.ContainsRune(plain, '@') || strings.Contains(strings.ToLower(plain), "pass") {
+		return errors.New("pgvault: the connection string cannot be parsed; what is wrong with it is not shown, since it seems to hold a user or a password: remove them, Vault issues both")
+	}
+	return fmt.Errorf("pgvault: %w", err)
+}
+
 // loginIn returns which half of a login a connection string sets itself, "" if
-// none. The string has been parsed by pgx before, so it is well formed.
+// none. It reads the string as pgx does, and what is malformed as far as it goes.
 func loginIn(connString string) string {
-	if strings.HasPrefix(connString, "postgres://") || strings.HasPrefix(connString, "postgresql://") {
-		return loginInURL(connString)
+	_, uri, isURI := strings.Cut(connString, "://")
+	if isURI && (strings.HasPrefix(connString, "postgres://") || strings.HasPrefix(connString, "postgresql://")) {
+		return loginInURI(uri)
 	}
 	for key := range keywords(connString) {
 		if key == "user" || key == "password" {
@@ -80,18 +91,25 @@ func loginIn(connString string) string {
 	return ""
 }
 
-func loginInURL(connString string) string {
-	u, err := url.Parse(connString)
-	if err != nil {
-		return ""
+// loginInURI takes what follows the scheme, which net/url and PostgreSQL read
+// differently
+// (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS).
+func loginInURI(uri string) string {
+	if i := strings.IndexAny(uri, "@/"); i >= 0 && uri[i] == '@' {
+		user, password, _ := strings.Cut(uri[:i], ":")
+		switch {
+		case password != "":
+			return "password"
+		case user != "":
+			return "user"
+		}
 	}
-	query := u.Query()
-	_, password := u.User.Password()
-	switch {
-	case password || query.Has("password"):
-		return "password"
-	case u.User.Username() != "" || query.Has("user"):
-		return "user"
+	_, query, _ := strings.Cut(uri, "?")
+	for pair := range strings.SplitSeq(query, "&") {
+		raw, _, _ := strings.Cut(pair, "=")
+		if key, _ := url.PathUnescape(strings.Trim(raw, " ")); key == "user" || key == "password" {
+			return key
+		}
 	}
 	return ""
 }
