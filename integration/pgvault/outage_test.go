@@ -238,6 +238,7 @@ func TestHazard10_VaultHangs(t *testing.T) {
 		}
 	})
 	up()
+	eventually(t, "Vault answers what it was asked for", func(context.Context) bool { return s.issues() == 2 })
 	s.waitNothingLeft(t)
 }
 
