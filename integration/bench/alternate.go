@@ -11,42 +11,40 @@ import (
 	"time"
 )
 
-// slice is what a fixed number of operations cost one pool.
+// slice is what n operations cost one pool.
 type slice struct {
+	n      int
 	took   time.Duration
 	allocs uint64
 }
 
-func (s slice) nanoseconds(n int) float64 { return float64(s.took) / float64(n) }
-func (s slice) allocations(n int) float64 { return float64(s.allocs) / float64(n) }
+func (s slice) nanoseconds() float64 { return float64(s.took) / float64(s.n) }
+func (s slice) allocations() float64 { return float64(s.allocs) / float64(s.n) }
 
-// steadyResult is all slices of one operation, n operations each.
+// steadyResult is all slices of one operation.
 type steadyResult struct {
 	op     operation
 	when   string
-	n      int
 	rounds [][len(poolNames)]slice
 }
 
 // alternate gives the pools equal slices, in turn, so that whatever else the machine does hits all of them.
-func (e *env) alternate(ctx context.Context, ps pools, op operation, when string) (steadyResult, error) {
-	r := steadyResult{op: op, when: when}
-	e.progressf("steady state, load %s: %s, %d goroutines", machineLoad(), r.title(), op.goroutines)
-	var err error
-	if r.n, err = e.calibrate(ctx, ps, op); err != nil {
-		return r, fmt.Errorf("%s: %w", r.title(), err)
+func (e *env) alternate(ctx context.Context, ps pools, r *steadyResult) error {
+	n, err := e.calibrate(ctx, ps, r.op)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.title(), err)
 	}
-	for round := range e.alternations {
+	for round := range max(1, e.alternations/blocks) {
 		var slices [len(poolNames)]slice
 		for i := range ps {
 			i = (i + round) % len(ps)
-			if slices[i], err = runSlice(ctx, ps[i], op, r.n); err != nil {
-				return r, fmt.Errorf("%s of %s: %w", r.title(), poolNames[i], err)
+			if slices[i], err = runSlice(ctx, ps[i], r.op, n); err != nil {
+				return fmt.Errorf("%s of %s: %w", r.title(), poolNames[i], err)
 			}
 		}
 		r.rounds = append(r.rounds, slices)
 	}
-	return r, nil
+	return nil
 }
 
 // calibrate warms all pools up and returns how many operations make a slice.
@@ -90,10 +88,10 @@ func runSlice(ctx context.Context, p pool, op operation, n int) (slice, error) {
 	wg.Wait()
 	took := time.Since(start)
 	runtime.ReadMemStats(&after)
-	return slice{took, after.Mallocs - before.Mallocs}, errors.Join(errs...)
+	return slice{n / op.goroutines * op.goroutines, took, after.Mallocs - before.Mallocs}, errors.Join(errs...)
 }
 
-func (r steadyResult) title() string {
+func (r *steadyResult) title() string {
 	if r.when == "" {
 		return r.op.name
 	}
@@ -101,7 +99,7 @@ func (r steadyResult) title() string {
 }
 
 // key is the title as the name of a benchmark.
-func (r steadyResult) key() string {
+func (r *steadyResult) key() string {
 	var name strings.Builder
 	for word := range strings.FieldsSeq(strings.ReplaceAll(r.title(), ",", "")) {
 		name.WriteString(strings.ToUpper(word[:1]) + word[1:])
@@ -110,7 +108,7 @@ func (r steadyResult) key() string {
 }
 
 // ratio is the median of pool i's ratios to pool 0, round by round, and their quartiles.
-func (r steadyResult) ratio(i int) string {
+func (r *steadyResult) ratio(i int) string {
 	ratios := make([]float64, len(r.rounds))
 	for n, round := range r.rounds {
 		ratios[n] = float64(round[i].took) / float64(round[0].took)
@@ -119,10 +117,10 @@ func (r steadyResult) ratio(i int) string {
 	return fmt.Sprintf("%.3f (%.3f to %.3f)", quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75))
 }
 
-func (r steadyResult) nanoseconds(i int) float64 {
-	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].nanoseconds(r.n) })
+func (r *steadyResult) nanoseconds(i int) float64 {
+	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].nanoseconds() })
 }
 
-func (r steadyResult) allocations(i int) float64 {
-	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].allocations(r.n) })
+func (r *steadyResult) allocations(i int) float64 {
+	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].allocations() })
 }

@@ -73,8 +73,8 @@ func parseOptions(args []string) (o options, err error) {
 	flags.DurationVar(&o.interval, "interval", 3*time.Second, "time from one rotation to the next")
 	flags.DurationVar(&o.think, "think", 10*time.Millisecond, "mean pause of a worker between two queries")
 	only := flags.String("only", "", "run only the contenders whose name matches this `regexp`")
-	flags.IntVar(&o.alternations, "alternations", 200, "slices of each pool in the steady state")
-	flags.DurationVar(&o.slice, "slice", 10*time.Millisecond, "length of one slice in the steady state")
+	flags.IntVar(&o.alternations, "alternations", 500, "slices of each pool in the steady state")
+	flags.DurationVar(&o.slice, "slice", 4*time.Millisecond, "length of one slice in the steady state")
 	flags.StringVar(&o.benchstat, "benchstat", "", "also write every slice of the steady state to this `file`, for benchstat -col /pool")
 	if err := flags.Parse(args); err != nil {
 		return o, err

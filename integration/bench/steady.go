@@ -55,16 +55,29 @@ var poolNames = [...]string{"raw", "raw-again", "pgvault"}
 
 type pools [len(poolNames)]pool
 
+// blocks is how often all pools are opened anew: where they happen to lie in memory makes up to two per cent.
+const blocks = 5
+
 // steady measures what pgvault costs while nothing happens.
-func (e *env) steady(ctx context.Context) (err error) {
-	e.progressf("steady state: 9 measurements of about %v each", (time.Duration(3*e.alternations) * e.slice).Round(time.Second))
+func (e *env) steady(ctx context.Context) error {
 	before := machineLoad()
-	ps, vault, closeAll, err := e.openPools(ctx, e.conns, e.conns)
-	if err != nil {
-		return err
+	rows := newRows()
+	for block := range blocks {
+		e.progressf("steady state, block %d of %d, load %s", block+1, blocks, machineLoad())
+		if err := e.measureCalls(ctx, rows[:len(rows)-1]); err != nil {
+			return err
+		}
+		if err := e.measureConnect(ctx, rows[len(rows)-1]); err != nil {
+			return err
+		}
 	}
-	defer func() { err = errors.Join(err, closeAll()) }()
-	var rows []steadyResult
+	e.printSteady(rows, before, machineLoad())
+	return e.writeBenchstat(rows)
+}
+
+// newRows returns what is measured: calls before and after a rotation, as many of each, and a connect.
+func newRows() []*steadyResult {
+	var rows []*steadyResult
 	for _, when := range []string{"before any rotation", "after a rotation"} {
 		for _, op := range []operation{
 			{"Acquire and Release", 1, acquireRelease},
@@ -72,32 +85,40 @@ func (e *env) steady(ctx context.Context) (err error) {
 			{"QueryRow", 1, queryRow},
 			{"QueryRow", 8, queryRow},
 		} {
-			r, err := e.alternate(ctx, ps, op, when)
-			if err != nil {
-				return err
-			}
-			rows = append(rows, r)
-		}
-		if err := rotateOnce(ctx, vault); err != nil {
-			return err
+			rows = append(rows, &steadyResult{op: op, when: when})
 		}
 	}
-	connects, err := e.measureConnect(ctx)
+	return append(rows, &steadyResult{op: operation{"Acquire that logs in", 1, connect}})
+}
+
+// measureCalls uses pools that have all their connections.
+func (e *env) measureCalls(ctx context.Context, rows []*steadyResult) (err error) {
+	ps, vault, closeAll, err := e.openPools(ctx, e.conns, e.conns)
 	if err != nil {
 		return err
 	}
-	e.printSteady(append(rows, connects), before, machineLoad())
-	return e.writeBenchstat(append(rows, connects))
+	defer func() { err = errors.Join(err, closeAll()) }()
+	for i, r := range rows {
+		if i == len(rows)/2 {
+			if err := rotateOnce(ctx, vault); err != nil {
+				return err
+			}
+		}
+		if err := e.alternate(ctx, ps, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // measureConnect uses pools that have nothing idle, so that every Acquire logs in.
-func (e *env) measureConnect(ctx context.Context) (r steadyResult, err error) {
+func (e *env) measureConnect(ctx context.Context, r *steadyResult) (err error) {
 	ps, _, closeAll, err := e.openPools(ctx, 0, 1)
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
-	return e.alternate(ctx, ps, operation{"Acquire that logs in", 1, connect}, "")
+	return e.alternate(ctx, ps, r)
 }
 
 func (e *env) openPools(ctx context.Context, minConns, maxConns int) (ps pools, vault *pgvault.Pool, closeAll func() error, err error) {
@@ -141,7 +162,8 @@ func (e *env) openPools(ctx context.Context, minConns, maxConns int) (ps pools, 
 	return ps, vault, closeAll, e.fill(ctx, minConns, func() int { return int(vault.Stat().IdleConns()) })
 }
 
-// rotateOnce returns when the old credential is gone.
+// rotateOnce returns when the old credential is gone, and a little later, since pgvault looks at connections more
+// closely for a second more.
 func rotateOnce(ctx context.Context, vault *pgvault.Pool) error {
 	if err := vault.Rotate(ctx); err != nil {
 		return err
@@ -153,13 +175,14 @@ func rotateOnce(ctx context.Context, vault *pgvault.Pool) error {
 			return ctx.Err()
 		}
 	}
+	time.Sleep(1500 * time.Millisecond)
 	return nil
 }
 
-func (e *env) printSteady(rows []steadyResult, before, after string) {
+func (e *env) printSteady(rows []*steadyResult, before, after string) {
 	e.printf("\n## While nothing happens\n")
-	e.printf("%d connections; ratios to raw pgxpool are medians, with quartiles, of %d alternating slices of %v each; load average before %s, after %s.\n",
-		e.conns, e.alternations, e.slice, before, after)
+	e.printf("%d connections; ratios to raw pgxpool are medians, with quartiles, of %d alternating slices of %v each, on pools opened %d times; load average before %s, after %s.\n",
+		e.conns, len(rows[0].rounds), e.slice, blocks, before, after)
 	e.printf("| | goroutines | raw ns/op | raw again / raw | pgvault / raw | allocs/op raw | allocs/op pgvault |")
 	e.printf("| --- | --- | --- | --- | --- | --- | --- |")
 	for _, r := range rows {
@@ -169,7 +192,7 @@ func (e *env) printSteady(rows []steadyResult, before, after string) {
 }
 
 // writeBenchstat writes all slices in the format of Go's benchmarks.
-func (e *env) writeBenchstat(rows []steadyResult) error {
+func (e *env) writeBenchstat(rows []*steadyResult) error {
 	if e.benchstat == "" {
 		return nil
 	}
@@ -181,7 +204,7 @@ func (e *env) writeBenchstat(rows []steadyResult) error {
 		for _, round := range r.rounds {
 			for i, s := range round {
 				_, _ = fmt.Fprintf(f, "Benchmark%s/pool=%s %d %.1f ns/op %.3f allocs/op\n", // Close reports what failed
-					r.key(), poolNames[i], r.n, s.nanoseconds(r.n), s.allocations(r.n))
+					r.key(), poolNames[i], s.n, s.nanoseconds(), s.allocations())
 			}
 		}
 	}
