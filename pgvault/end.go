@@ -25,17 +25,26 @@ func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotat
 			servers[key], addrs[key] = append(servers[key], s), addr
 		}
 	}
-	var errs []error
-	for key, sessions := range servers {
-		err := t.terminate(ctx, g, addrs[key], sessions)
-		if err != nil {
-			cancelAll(ctx, sessions)
-			err = fmt.Errorf("could not see %d sessions of %s end at %s; their statements were asked to cancel: %w",
-				len(sessions), g.Credential().Username(), addrs[key], err)
-		}
-		errs = append(errs, err)
+	errs := make(chan error, len(servers))
+	for key, sessions := range servers { // at once: one that does not answer costs the others nothing
+		go func() { errs <- t.endAt(ctx, g, addrs[key], sessions) }()
 	}
-	return errors.Join(errs...)
+	var all []error
+	for range servers {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// endAt ends sessions at one server.
+func (t *target) endAt(ctx context.Context, g *rotation.Generation, addr net.Addr, sessions []*session) (err error) {
+	defer recovered("a hook", &err)
+	if err = t.terminate(ctx, g, addr, sessions); err != nil {
+		cancelAll(ctx, sessions)
+		return fmt.Errorf("could not see %d sessions of %s end at %s; their statements were asked to cancel: %w",
+			len(sessions), g.Credential().Username(), addr, err)
+	}
+	return nil
 }
 
 // terminate logs in to the very server that the sessions are on, with their own
@@ -47,16 +56,20 @@ func (t *target) terminate(ctx context.Context, g *rotation.Generation, addr net
 	}
 	var errs []error
 	for _, h := range t.hosts { // which of them it was decides only about TLS
-		dial := t.user.ConnConfig.DialFunc
-		if addr.Network() != "unix" {
-			inner := dial
-			dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return inner(ctx, addr.Network(), addr.String())
+		unreachable := false
+		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+			if addr.Network() != "unix" { // whose address at our end says nothing
+				network, address = addr.Network(), addr.String()
 			}
+			conn, err := t.user.ConnConfig.DialFunc(ctx, network, address)
+			unreachable = err != nil
+			return conn, err
 		}
-		conn, err := t.connect(ctx, g, h, dial)
+		conn, err := t.connectTo(ctx, login{g: g, ending: true}, h, dial)
 		if err != nil {
-			errs = append(errs, err)
+			if errs = append(errs, err); unreachable {
+				break
+			}
 			continue
 		}
 		err = terminateAndWait(ctx, conn, pids)

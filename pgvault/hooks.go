@@ -24,17 +24,15 @@ type session struct {
 type contextKey int
 
 const (
-	generationKey contextKey = iota // log in with this generation, not the current one
-	sweepKey                        // the caller is our own replacement of connections
+	loginKey contextKey = iota // log in with this generation, not the current one
+	sweepKey                   // the caller is our own replacement of connections
 )
 
-func withGeneration(ctx context.Context, g *rotation.Generation) context.Context {
-	return context.WithValue(ctx, generationKey, g)
-}
-
-func generationFrom(ctx context.Context) *rotation.Generation {
-	g, _ := ctx.Value(generationKey).(*rotation.Generation)
-	return g
+// login is a generation to log in with, other than the current one: to prove it,
+// or to end its sessions.
+type login struct {
+	g      *rotation.Generation
+	ending bool
 }
 
 func isSweep(ctx context.Context) bool { return ctx.Value(sweepKey) != nil }
@@ -60,18 +58,15 @@ func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 	if err := t.userBeforeConnect(ctx, c); err != nil {
 		return err
 	}
-	bound := generationFrom(ctx)
-	if bound == nil {
+	given, _ := ctx.Value(loginKey).(login)
+	if given.g == nil {
 		// Fail before dialling. Waiting here would hold a slot of the pool; the
 		// outer Pool waits, without one.
 		if _, err := t.att.Current(); err != nil {
 			return err
 		}
-		if !isSweep(ctx) && t.replacing.Load() > 0 {
-			t.paid.Add(1)
-		}
 	}
-	attempt := &attempt{t: t, bound: bound, user: c.Tracer}
+	attempt := &attempt{t: t, given: given, user: c.Tracer}
 	dial := c.DialFunc
 	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := dial(ctx, network, addr)
@@ -125,10 +120,11 @@ func (t *target) afterConnect(ctx context.Context, conn *pgx.Conn) (err error) {
 // that queries are not traced by us.
 type attempt struct {
 	t      *target
-	bound  *rotation.Generation // what to log in with; nil: the current one
+	given  login // what to log in with; none: the current one
 	user   pgx.QueryTracer
 	config *pgx.ConnConfig // pgx's own copy, which bind is handed too
 	conn   *rotation.Conn  // the last socket bound
+	mixed  bool            // sockets of this attempt are bound to different generations
 }
 
 // bind counts the socket and sets its login, both with the same generation. It is
@@ -138,16 +134,20 @@ func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
 	if c == nil {
 		return fmt.Errorf("pgvault: cannot find our socket below a %T: give it a NetConn method, as crypto/tls has", conn)
 	}
-	g := a.bound
+	g := a.given.g
 	var err error
-	if g != nil {
-		err = c.Bind(g)
-	} else {
+	switch {
+	case g == nil:
 		g, err = a.t.att.BindCurrent(c)
+	case a.given.ending:
+		err = c.BindToEnd(g)
+	default:
+		err = c.Bind(g)
 	}
 	if err != nil {
 		return err
 	}
+	a.mixed = a.mixed || a.conn != nil && a.conn.Generation() != g
 	a.conn = c
 	pc.User, pc.Password = g.Credential().Username(), g.Credential().Password()
 	return nil
@@ -174,7 +174,7 @@ func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndD
 		}
 	case a.conn != nil:
 		a.config.Password = "" // data.Err holds the config
-		if a.bound == nil && refusedLogin(data.Err) {
+		if a.given.g == nil && !a.mixed && refusedLogin(data.Err) {
 			a.t.att.Refused(a.conn.Generation(), data.Err)
 		}
 	}

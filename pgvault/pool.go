@@ -72,7 +72,6 @@ func (p *Pool) open(ctx context.Context) (err error) {
 	if p.att, err = p.rotator.Attach(p.target); err != nil {
 		return err
 	}
-	p.target.att = p.att
 	if err := p.att.Prove(startCtx); err != nil {
 		return err
 	}
@@ -173,8 +172,9 @@ func (p *Pool) shutdown(ctx context.Context) error {
 	select {
 	case <-closed: // ending connections lets their users release them
 	case <-time.After(100 * time.Millisecond):
-		n := p.Stat().AcquiredConns()
-		err = errors.Join(err, fmt.Errorf("pgvault: %d connections were never released by their users; they are closed, but pgxpool goes on waiting for them in one goroutine", n))
+		stat := p.Stat()
+		err = errors.Join(err, fmt.Errorf("pgvault: pgxpool goes on waiting, in one goroutine, for %d connections that were never released by their users, which are closed, and for %d that are still being opened",
+			stat.AcquiredConns(), stat.ConstructingConns()))
 	}
 	return err
 }

@@ -18,22 +18,31 @@ import (
 //	42501  insufficient_privilege: the grant on the database is gone
 //	08P01  from PgBouncer, with "password authentication failed"
 //
-// Behind several hosts or TLS fallbacks there are several errors; one is enough.
+// With several hosts or with sslmode=prefer there are several attempts, and one
+// refusal is enough. But that no line of pg_hba.conf matches is also what a server
+// that takes TLS only says to the attempt without, which pgconn makes after any
+// fault of the one with: it counts if nothing else went wrong.
 func refusedLogin(err error) bool {
-	refused := false
-	eachPgError(err, func(e *pgconn.PgError) {
-		switch e.Code {
-		case "28P01", "28000", "42501":
+	refused, noRule, otherwise := false, false, false
+	eachAttempt(err, func(e *pgconn.PgError) {
+		switch {
+		case e == nil:
+			otherwise = true
+		case e.Code == "28000" && e.Routine == "ClientAuthentication":
+			noRule = true
+		case e.Code == "28P01", e.Code == "28000", e.Code == "42501",
+			e.Code == "08P01" && strings.Contains(e.Message, "password authentication failed"):
 			refused = true
-		case "08P01":
-			refused = refused || strings.Contains(e.Message, "password authentication failed")
+		default:
+			otherwise = true
 		}
 	})
-	return refused
+	return refused || noRule && !otherwise
 }
 
-// eachPgError visits every server error in the tree; errors.As finds one only.
-func eachPgError(err error, visit func(*pgconn.PgError)) {
+// eachAttempt visits the end of every branch of an error's tree: the server's
+// error, or nil where it is something else. errors.As finds the first only.
+func eachAttempt(err error, visit func(*pgconn.PgError)) {
 	switch e := err.(type) { //nolint:errorlint // walks the tree itself
 	case nil:
 		return
@@ -41,10 +50,14 @@ func eachPgError(err error, visit func(*pgconn.PgError)) {
 		visit(e)
 	case interface{ Unwrap() []error }:
 		for _, err := range e.Unwrap() {
-			eachPgError(err, visit)
+			eachAttempt(err, visit)
 		}
 	default:
-		eachPgError(errors.Unwrap(err), visit)
+		if inner := errors.Unwrap(err); inner != nil {
+			eachAttempt(inner, visit)
+		} else {
+			visit(nil)
+		}
 	}
 }
 

@@ -2,12 +2,14 @@ package pgvault
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vaultpool/vaultpool/rotation"
@@ -20,10 +22,8 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 	if pool == nil {
 		return
 	}
-	t.replacing.Add(1)
-	defer t.replacing.Add(-1)
 	defer t.toll.Store(false)
-	r := replacer{t: t, pool: pool, old: old, ctx: context.WithValue(ctx, sweepKey, true)}
+	r := replacer{t: t, pool: pool, old: old, ctx: context.WithValue(ctx, sweepKey, true), doubt: true}
 	p := newPace(time.Now(), by, t.att.Connections(old))
 	for {
 		left := t.att.Connections(old)
@@ -83,7 +83,7 @@ type replacer struct {
 	old    *rotation.Generation
 	ctx    context.Context // marked as a sweep
 	misses int
-	doubt  bool // the last login failed
+	doubt  bool // no login has succeeded yet, or the last one failed
 }
 
 // round replaces one connection, if one is idle. If none ever is, the next caller
@@ -140,10 +140,11 @@ func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn) {
 	default:
 		gone = victim.Hijack()
 	}
-	r.t.close(gone)
+	go r.t.close(gone) // the user's BeforeClose may take its time
 }
 
-// canLogIn tries a login outside the pool.
+// canLogIn tries a login outside the pool. On a server that is full, closing an old
+// connection is what makes room.
 func (r *replacer) canLogIn() bool {
 	g, err := r.t.att.Current()
 	if err != nil {
@@ -151,7 +152,13 @@ func (r *replacer) canLogIn() bool {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
 	defer cancel()
-	return r.t.probeHost(ctx, g, r.t.hosts[0]).Accepted > 0
+	conn, err := r.t.connect(ctx, login{g: g}, r.t.user.ConnConfig.Copy())
+	if err != nil {
+		var refusal *pgconn.PgError
+		return errors.As(err, &refusal) && refusal.Code == "53300" // too_many_connections
+	}
+	go r.t.close(conn)
+	return true
 }
 
 func (r *replacer) takeIdle() []*pgxpool.Conn {

@@ -26,10 +26,8 @@ type target struct {
 	ready chan struct{} // closed once pool is set
 	pool  *pgxpool.Pool
 
-	replacing atomic.Int32 // Replace calls under way
-	toll      atomic.Bool  // the next caller of an old connection gets another one
-	sweeps    atomic.Int64 // how often idle connections were taken and given back
-	paid      atomic.Int64 // connections that callers had built during replacements
+	toll   atomic.Bool  // the next caller of an old connection gets another one
+	sweeps atomic.Int64 // how often idle connections were taken and given back
 }
 
 // host is one place the pool may dial: the entries of a connection string, less
@@ -57,6 +55,9 @@ func hostsOf(c *pgx.ConnConfig) []host {
 	return hosts
 }
 
+// Attached is called before any other method.
+func (t *target) Attached(a *rotation.Attachment) { t.att = a }
+
 // Name is host:port/database of the first host.
 func (t *target) Name() string {
 	h := t.hosts[0]
@@ -78,9 +79,9 @@ func (t *target) wait(ctx context.Context) *pgxpool.Pool {
 	}
 }
 
-// connect logs in to one host, outside the pool but with all of its
-// configuration. dial replaces the address that is dialled, if not nil.
-func (t *target) connect(ctx context.Context, g *rotation.Generation, h host, dial pgconn.DialFunc) (*pgx.Conn, error) {
+// connectTo logs in to one host, outside the pool but with all of its
+// configuration. dial replaces the user's, if not nil.
+func (t *target) connectTo(ctx context.Context, l login, h host, dial pgconn.DialFunc) (*pgx.Conn, error) {
 	c := t.user.ConnConfig.Copy()
 	c.Host, c.Port, c.TLSConfig, c.Fallbacks = h.name, h.port, h.entries[0].TLSConfig, h.entries[1:]
 	// Which host is to be preferred is no question here.
@@ -88,7 +89,11 @@ func (t *target) connect(ctx context.Context, g *rotation.Generation, h host, di
 	if dial != nil {
 		c.DialFunc = dial
 	}
-	ctx = withGeneration(ctx, g)
+	return t.connect(ctx, l, c)
+}
+
+func (t *target) connect(ctx context.Context, l login, c *pgx.ConnConfig) (*pgx.Conn, error) {
+	ctx = context.WithValue(ctx, loginKey, l)
 	if err := t.beforeConnect(ctx, c); err != nil {
 		return nil, err
 	}
@@ -132,7 +137,7 @@ func (t *target) probeHost(ctx context.Context, g *rotation.Generation, h host) 
 			r = rotation.ProbeResult{Unknown: 1, Err: fmt.Errorf("a hook of %s panicked: %v", t.Name(), v)}
 		}
 	}()
-	conn, err := t.connect(ctx, g, h, nil)
+	conn, err := t.connectTo(ctx, login{g: g}, h, nil)
 	if err == nil {
 		if err = t.afterConnect(ctx, conn); err == nil {
 			defer t.close(conn)

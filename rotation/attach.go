@@ -11,8 +11,12 @@ import (
 
 // Target is a pool, as the engine sees it: what an adapter gives to
 // [Rotator.Attach]. The engine calls it from goroutines that it starts for the
-// purpose and waits for at Close; a panic counts as a failure of the step.
+// purpose; a panic counts as a failure of the step, and so does a call that does not
+// return when its context is done.
 type Target interface {
+	// Attached is called by Attach, before any other method but Name and before
+	// Attach returns.
+	Attached(a *Attachment)
 	// Name says which pool this is in status and events, "db.internal:5432/app".
 	// It holds no secret.
 	Name() string
@@ -56,6 +60,7 @@ type Attachment struct {
 func (r *Rotator) Attach(target Target) (*Attachment, error) {
 	a := &Attachment{r: r, target: target, name: target.Name()}
 	a.ctx, a.cancel = context.WithCancel(r.ctx)
+	target.Attached(a)
 	closing := false
 	if !r.do(func() {
 		if closing = r.loop.closing; !closing {

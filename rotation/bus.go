@@ -92,16 +92,6 @@ func (b *bus) close() {
 	}
 }
 
-// flush waits until every subscriber has had its last event, or done.
-func (b *bus) flush(done <-chan struct{}) {
-	flushed := make(chan struct{})
-	go func() { b.serving.Wait(); close(flushed) }()
-	select {
-	case <-flushed:
-	case <-done:
-	}
-}
-
 func (b *bus) serve(s *subscriber) {
 	defer func() {
 		b.remove(s)

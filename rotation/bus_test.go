@@ -66,6 +66,9 @@ func TestHazard55MissedEventsAreCounted(t *testing.T) {
 		const sent = 400
 		for i := range sent {
 			g.r.do(func() { g.r.loop.emit(Event{Kind: Renewed, Attempt: i}) })
+			if i == 0 {
+				synctest.Wait() // it is being delivered
+			}
 		}
 		synctest.Wait()
 		if time.Since(g.t0) != 0 {
@@ -114,7 +117,7 @@ func TestMissedRidesOnTheNext(t *testing.T) {
 			t.Errorf("the last of %d is %+v", len(got), e)
 		}
 		b.close()
-		b.flush(nil)
+		b.serving.Wait()
 	})
 }
 

@@ -205,7 +205,7 @@ func TestHazard31TTLIsTheDeadline(t *testing.T) {
 func TestEndlessAndStatic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startRig(t, Lease{}, Config{})
-		g.at(1000 * time.Hour)
+		g.at(100 * time.Hour)
 		g.wantCalls(1, 0, 0)
 		if s := g.r.Status(); s.Next != "nothing" || !s.NextAt.IsZero() || s.LeaseLeft != 0 || !s.Expires.IsZero() || !s.Usable {
 			t.Errorf("status %+v", s)

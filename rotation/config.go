@@ -12,10 +12,11 @@ type Config struct {
 	// DrainTimeout is how long connections of a replaced credential may go on
 	// before they are ended. Default 5 minutes. It is shortened where the lease
 	// leaves less: a rotation that is due starts DrainTimeout before the end of the
-	// lease, but not before four fifths of its TTL.
+	// lease, but no more than a fifth of the longest TTL it was granted.
 	DrainTimeout time.Duration
-	// RenewIncrement is what each renewal asks for. Default: the TTL first granted.
-	// Vault counts it from now, so a small one shortens the lease.
+	// RenewIncrement is what each renewal asks for, at least. Default: the TTL first
+	// granted. It is never less than what was granted before, since Vault counts it
+	// from now: a smaller one would shorten the lease.
 	RenewIncrement time.Duration
 	// IssueInterval is the least time between two issues. Default 1 second, or a
 	// quarter of the lease if that is less, but at least 100 ms. It doubles, up to a

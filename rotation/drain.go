@@ -13,13 +13,11 @@ import (
 // renew asks for more time.
 func (l *loop) renew(now instant, g *Generation) {
 	g.renewing = true
-	increment := l.r.config.RenewIncrement
-	if increment == 0 {
-		increment = g.term.full
-	}
+	// Less than was granted before would shorten the lease.
+	increment := max(l.r.config.RenewIncrement, g.term.full)
 	timeout := min(30*time.Second, max(time.Second, g.term.full/6))
 	r, lease := l.r, g.lease
-	go func() {
+	r.running.Go(func() {
 		ctx, cancel := context.WithTimeout(r.ctx, timeout)
 		defer cancel()
 		var granted Lease
@@ -31,7 +29,7 @@ func (l *loop) renew(now instant, g *Generation) {
 			err = errors.New("the answer grants no time")
 		}
 		r.do(func() { l.renewed(now, g, granted, increment, err) })
-	}()
+	})
 }
 
 // renewed takes the answer of a renewal. A lease that is gone, or that we may not
@@ -85,7 +83,7 @@ func (l *loop) startDraining(g *Generation, reason string, by instant) {
 		return
 	}
 	for _, a := range l.attached {
-		go a.replace(g, by.t)
+		l.r.running.Go(func() { a.replace(g, by.t) })
 	}
 }
 
@@ -113,8 +111,8 @@ func (l *loop) end(now instant, g *Generation) {
 	if l.closing { // half of what is left, so that there is time to revoke
 		timeout = min(5*time.Second, max(100*time.Millisecond, now.until(l.closeBy)/2))
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	r.running.Go(func() {
+		ctx, cancel := context.WithTimeout(r.ctx, timeout)
 		defer cancel()
 		cause := fmt.Errorf("%w: generation %d reached its drain deadline", ErrEnded, g.id)
 		counts, errs := make([]int, len(attached)), make([]error, len(attached))
@@ -129,7 +127,7 @@ func (l *loop) end(now instant, g *Generation) {
 		}
 		g.endEnding(interruptAll(g.beginEnding(nil), cause)) // of pools that are detached
 		r.do(func() { l.ended(now, g, total, errors.Join(errs...)) })
-	}()
+	})
 }
 
 func interruptAll(conns []*Conn, cause error) []*Conn {
@@ -164,16 +162,12 @@ func (l *loop) stepRevoking(now instant, g *Generation) time.Duration {
 	}
 	g.revoking = true
 	r, lease := l.r, g.lease
-	parent := context.Background()
-	if l.closeCtx != nil {
-		parent = l.closeCtx
-	}
-	go func() {
-		ctx, cancel := context.WithTimeout(parent, 30*time.Second)
+	r.running.Go(func() {
+		ctx, cancel := context.WithTimeout(r.ctx, 30*time.Second)
 		defer cancel()
 		err := safely("Revoke", func() error { return r.revoker.Revoke(ctx, lease) })
 		r.do(func() { l.revoked(now, g, err) })
-	}()
+	})
 	return math.MaxInt64
 }
 
@@ -225,7 +219,7 @@ func (l *loop) close(ctx context.Context) bool {
 	if l.closing {
 		return false
 	}
-	l.closing, l.closeCtx, l.want = true, ctx, ""
+	l.closing, l.want = true, ""
 	l.answer(ErrClosed)
 	l.show()
 	now := l.r.now()

@@ -98,7 +98,7 @@ func TestHazard11LeakedConnection(t *testing.T) {
 				if gen != old || len(conns) != 1 || conns[0] != leaked.Conn {
 					t.Errorf("End of generation %d with %d connections", gen.ID(), len(conns))
 				}
-				if !leaked.NetConn().(*socket).closed { //nolint:forcetypeassert // ours
+				if !leaked.NetConn().(*socket).isClosed() { //nolint:forcetypeassert // ours
 					t.Error("the socket is open when its session is ended")
 				}
 				if n := p.a.Connections(gen); n != 1 {
@@ -115,7 +115,7 @@ func TestHazard11LeakedConnection(t *testing.T) {
 				}
 				// hazard 49: the old credential still logs in, to end what is left.
 				raw, c := p.newSocket(false)
-				if err := c.Bind(gen); err != nil {
+				if err := c.BindToEnd(gen); err != nil {
 					t.Errorf("logging in to end sessions: %v", err)
 				}
 				if err := raw.login(gen.Credential().Username()); err != nil {
@@ -205,7 +205,7 @@ func TestHazard34LateBind(t *testing.T) {
 			p.onEnd = func(_ context.Context, gen *Generation, _ []*Conn) error {
 				var raw *socket
 				raw, late = p.newSocket(false) // an ender that forgets to close
-				if err := errors.Join(late.Bind(gen), raw.login("u1")); err != nil {
+				if err := errors.Join(late.BindToEnd(gen), raw.login("u1")); err != nil {
 					t.Errorf("bind: %v", err)
 				}
 				return nil
@@ -215,6 +215,12 @@ func TestHazard34LateBind(t *testing.T) {
 		g.rotate()
 		g.at(6 * time.Minute)
 		g.wantCalls(2, 0, 1)
+		if late.Generation() == nil {
+			t.Fatal("it was not bound")
+		}
+		if err := late.BindToEnd(late.Generation()); !errors.Is(err, ErrStale) {
+			t.Errorf("binding when nothing is being ended: %v", err)
+		}
 		if _, err := late.Write([]byte("x")); !errors.Is(err, ErrEnded) {
 			t.Errorf("writing to it: %v", err)
 		}

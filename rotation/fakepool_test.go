@@ -14,9 +14,7 @@ import (
 type fakePool struct {
 	w    *world
 	name string
-
-	attached chan struct{} // closed once a is set: the engine may call before Attach returns
-	a        *Attachment
+	a    *Attachment
 
 	mu        sync.Mutex // guards what follows
 	conns     []*fakeConn
@@ -121,8 +119,9 @@ func (p *fakePool) closeAll() {
 
 func (p *fakePool) Name() string { return p.name }
 
+func (p *fakePool) Attached(a *Attachment) { p.a = a }
+
 func (p *fakePool) Probe(ctx context.Context, g *Generation) ProbeResult {
-	<-p.attached
 	p.mu.Lock()
 	p.probed = append(p.probed, g.ID())
 	hook := p.onProbe

@@ -25,7 +25,7 @@ type Generation struct {
 
 	mu     sync.Mutex
 	open   bool // takes logins
-	ending int  // enders at work: they alone may still log in, to end what is left
+	ending int  // enders at work: they may still log in, by BindToEnd
 	conns  map[*Conn]struct{}
 
 	owned // belongs to the Rotator's goroutine
@@ -132,14 +132,28 @@ func (c *Conn) NetConn() net.Conn { return c.Conn }
 func (c *Conn) Bind(g *Generation) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.ending == 0 { // an ender may log in to end what is left, nobody else
-		if c.att.ctx.Err() != nil {
-			return ErrClosed
-		}
-		if !g.open {
-			return ErrStale
-		}
+	if c.att.ctx.Err() != nil {
+		return ErrClosed
 	}
+	if !g.open {
+		return ErrStale
+	}
+	return c.bind(g)
+}
+
+// BindToEnd is Bind for [Target.End], which logs in to end the sessions of a
+// generation that takes no logins otherwise. It returns ErrStale at other times.
+func (c *Conn) BindToEnd(g *Generation) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ending == 0 {
+		return ErrStale
+	}
+	return c.bind(g)
+}
+
+// bind counts c; g.mu is held.
+func (c *Conn) bind(g *Generation) error {
 	if !c.gen.CompareAndSwap(nil, g) {
 		return ErrStale
 	}

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -229,14 +230,14 @@ func (l *loop) checkRefusal() {
 // probe has every attachment log in with g, and hands the sum to then.
 func (l *loop) probe(g *Generation, then func(ProbeResult)) {
 	attached, r, timeout := slices.Clone(l.attached), l.r, l.probeTimeout()
-	go func() {
+	r.running.Go(func() {
 		results := make(chan ProbeResult, len(attached))
 		for _, a := range attached {
-			go func() {
+			r.running.Go(func() {
 				ctx, cancel := context.WithTimeout(a.ctx, timeout)
 				defer cancel()
 				results <- a.probe(ctx, g)
-			}()
+			})
 		}
 		var sum ProbeResult
 		var errs []error
@@ -249,7 +250,7 @@ func (l *loop) probe(g *Generation, then func(ProbeResult)) {
 		}
 		sum.Err = errors.Join(errs...)
 		r.do(func() { then(sum) })
-	}()
+	})
 }
 
 // probeTimeout leaves time for another attempt before the current credential ends.
@@ -302,6 +303,10 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 	patience := 30 * time.Second
 	if l.current != nil {
 		patience = min(patience, max(time.Second, l.current.term.lead(l.r.config)))
+	}
+	if op.gen.term.expired(now) {
+		l.rejectCandidate(fmt.Errorf("the new credential ended before it could be proven: %w", cmp.Or(p.Err, errors.New("the probe took too long"))))
+		return
 	}
 	switch judge(p, short, now.since(op.since), patience) {
 	case publish:

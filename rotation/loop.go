@@ -1,7 +1,6 @@
 package rotation
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -48,8 +47,7 @@ type loop struct {
 	paused    int
 	closing   bool
 	abandoned bool
-	orphan    bool // nobody waits for the issue in flight
-	closeCtx  context.Context
+	orphan    bool    // nobody waits for the issue in flight
 	closeBy   instant // its deadline
 	closeErrs []error
 }
@@ -242,7 +240,7 @@ func (l *loop) hold(why error) {
 
 func (l *loop) unrevoked() (n int) {
 	for _, g := range l.gens {
-		if g.lease.Revocable {
+		if g.lease.Revocable && !g.gone {
 			n++
 		}
 	}
@@ -344,7 +342,9 @@ func (l *loop) show() {
 			now := l.r.now()
 			e.RetryAt = now.t.Add(max(0, l.gate(now)))
 		}
-		v.gen, v.err, v.settled = nil, &e, e.Err != nil
+		// One passing fault is no reason to give up a call.
+		v.gen, v.err = nil, &e
+		v.settled = e.Err != nil && (e.held || l.failures > 1 || l.op != nil && l.op.slow)
 	}
 	if old := l.r.view.Swap(v); old != nil {
 		close(old.changed)

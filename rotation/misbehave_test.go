@@ -168,13 +168,11 @@ func TestHazard55AttachmentCloseIsBounded(t *testing.T) {
 func TestHazard55NameIsAskedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startRig(t, hourLease, Config{})
-		n := &naming{fakePool: &fakePool{w: g.w, name: "db", attached: make(chan struct{})}}
+		n := &naming{fakePool: &fakePool{w: g.w, name: "db"}}
 		a, err := g.r.Attach(n)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.a = a
-		close(n.attached)
 		n.idle(t)
 		g.pools = append(g.pools, n.fakePool)
 		if s := g.r.Status(); s.Generations[0].ByAttachment["db"] != 1 {

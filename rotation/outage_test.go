@@ -138,7 +138,7 @@ func TestHazard26DownPastTheEnd(t *testing.T) {
 			if gen := c.Generation(); gen.Dead() || !gen.Serving() {
 				t.Error("an open connection is not served any more")
 			}
-			if c.NetConn().(*socket).closed { //nolint:forcetypeassert // ours
+			if c.NetConn().(*socket).isClosed() { //nolint:forcetypeassert // ours
 				t.Error("an open connection was closed")
 			}
 		}

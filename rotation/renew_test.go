@@ -78,7 +78,7 @@ func TestHazard19CappedRenewal(t *testing.T) {
 		g.pool("db").idle(t)
 		// 8 s are renewed after 37/60 of them: 4.93 s. Twice for 8 s; the third is
 		// granted 20 - 14.8 = 5.2 s and so known for the ceiling.
-		step := 8*time.Second*2/3 - 8*time.Second/20
+		_, step, _ := plan(after(0), newTerm(after(0), Lease{TTL: 8 * time.Second, Renewable: true}, 0), testConfig)
 		g.at(3*step - 1)
 		g.wantCalls(1, 2, 0)
 		g.at(3 * step)

@@ -89,13 +89,10 @@ func (g *rig) record(e Event) {
 // pool attaches one.
 func (g *rig) pool(name string) *fakePool {
 	g.t.Helper()
-	p := &fakePool{w: g.w, name: name, attached: make(chan struct{})}
-	a, err := g.r.Attach(p)
-	if err != nil {
+	p := &fakePool{w: g.w, name: name}
+	if _, err := g.r.Attach(p); err != nil {
 		g.t.Fatalf("Attach: %v", err)
 	}
-	p.a = a
-	close(p.attached)
 	g.pools = append(g.pools, p)
 	return p
 }

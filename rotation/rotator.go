@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -30,6 +31,8 @@ type Rotator struct {
 
 	now    func() instant // replaced in tests, to move one clock against the other
 	random func() float64 // [0,1)
+
+	running sync.WaitGroup // goroutines that call sources and targets, but for Issue
 
 	loop *loop // the owner goroutine's
 }
@@ -84,7 +87,7 @@ func newRotator(source Source, config Config) (*Rotator, error) {
 func (r *Rotator) start(ctx context.Context) error {
 	go r.loop.run()
 	if w, ok := r.source.(Watcher); ok {
-		go r.watch(w)
+		r.running.Go(func() { r.watch(w) })
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.config.StartTimeout)
 	defer cancel()
@@ -129,6 +132,21 @@ func (r *Rotator) abort(err error) error {
 		err = none.Err
 	}
 	return fmt.Errorf("starting: %w", err)
+}
+
+// settle waits for the goroutines that call others' code, whose context is over,
+// and for the subscribers' last events. Who is deaf to that is left behind.
+func (r *Rotator) settle(ctx context.Context) {
+	settled := make(chan struct{})
+	go func() {
+		r.running.Wait()
+		r.events.serving.Wait()
+		close(settled)
+	}()
+	select {
+	case <-settled:
+	case <-ctx.Done():
+	}
 }
 
 // do runs f in the owner goroutine and waits for it; false if that has ended.
@@ -241,6 +259,6 @@ func (r *Rotator) Close(ctx context.Context) error {
 		}
 	}
 	<-r.done
-	r.events.flush(ctx.Done())
+	r.settle(ctx)
 	return errors.Join(r.loop.closeErrs...) // written before done was closed
 }

@@ -31,14 +31,18 @@ func (i instant) until(then instant) time.Duration { return -i.since(then) }
 type term struct {
 	anchor    instant       // before the request that granted it
 	granted   time.Duration // 0: no end known
-	full      time.Duration // what was granted when it was issued; the measure of all margins
+	full      time.Duration // the most that was granted; the measure of all margins
 	refresh   time.Duration // 0: never
 	renewable bool
 	capped    bool
 	jitter    float64 // in [0,1), drawn anew for each grant
 }
 
+// longest is what a longer lease is taken for, so that no arithmetic overflows.
+const longest = 50 * 365 * 24 * time.Hour
+
 func newTerm(anchor instant, l Lease, jitter float64) term {
+	l.TTL, l.RefreshAfter = min(l.TTL, longest), min(l.RefreshAfter, longest)
 	return term{
 		anchor: anchor, granted: l.TTL, full: l.TTL, refresh: l.RefreshAfter,
 		renewable: l.Renewable, capped: l.Capped, jitter: jitter,
@@ -47,7 +51,8 @@ func newTerm(anchor instant, l Lease, jitter float64) term {
 
 // renewed is the term after a renewal that asked for increment.
 func (t term) renewed(anchor instant, l Lease, increment time.Duration, jitter float64) term {
-	t.anchor, t.granted, t.jitter = anchor, l.TTL, jitter
+	l.TTL = min(l.TTL, longest)
+	t.anchor, t.granted, t.full, t.jitter = anchor, l.TTL, max(t.full, l.TTL), jitter
 	t.renewable = l.Renewable
 	// Vault caps a renewal at max_ttl and says so only in a warning, so a grant
 	// well short of what was asked for is a ceiling too.
@@ -135,7 +140,7 @@ func plan(now instant, t term, c Config) (do action, in time.Duration, why strin
 			rotate = t.granted - lead
 		}
 		do, at, why = actRotate, rotate-age, rotateReason(t)
-		if renew := t.granted*2/3 - t.granted/20 + spread(t.granted/10, t.jitter) - age; t.renewable && !t.capped && at > 0 && renew < at {
+		if renew := t.granted/3*2 - t.granted/20 + spread(t.granted/10, t.jitter) - age; t.renewable && !t.capped && at > 0 && renew < at {
 			do, at, why = actRenew, renew, ""
 		}
 	}
@@ -207,7 +212,10 @@ func backoff(n int, base, limit, asked time.Duration, jitter float64) time.Durat
 // of the lease bounds both, so that short leases are not starved; a lease that is
 // over as soon as it is granted still starts no storm.
 func floor(interval time.Duration, early int, full time.Duration) time.Duration {
-	d := min(interval<<min(early, 10), max(interval, time.Minute))
+	d, most := interval, max(interval, time.Minute)
+	for ; early > 0 && d < most; early-- {
+		d = min(2*d, most)
+	}
 	if full > 0 {
 		d = min(d, max(full/4, min(interval, 100*time.Millisecond)))
 	}

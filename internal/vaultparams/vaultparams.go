@@ -14,8 +14,8 @@ import (
 	"github.com/vaultpool/vaultpool/rotation/vaultsource"
 )
 
-// Prefix is what every parameter of ours begins with.
-const Prefix = "vault_"
+// prefix is what every parameter of ours begins with.
+const prefix = "vault_"
 
 type setter func(v *vaultsource.Config, r *rotation.Config, value string) error
 
@@ -61,19 +61,16 @@ func duration(field func(*rotation.Config) *time.Duration) setter {
 	}
 }
 
-// Known returns the names of all parameters, sorted.
-func Known() []string { return slices.Sorted(maps.Keys(known)) }
-
 // Take removes every parameter with our prefix from params and sets what it
 // stands for. An unknown one is an error that lists those there are.
 func Take(params map[string]string, v *vaultsource.Config, r *rotation.Config) error {
 	for _, name := range slices.Sorted(maps.Keys(params)) {
-		if !strings.HasPrefix(name, Prefix) {
+		if !strings.HasPrefix(strings.ToLower(name), prefix) {
 			continue
 		}
 		set, ok := known[name]
 		if !ok {
-			return fmt.Errorf("unknown parameter %s; there are %s", name, strings.Join(Known(), ", "))
+			return fmt.Errorf("unknown parameter %s; there are %s", name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
 		if err := set(v, r, params[name]); err != nil {
 			return fmt.Errorf("parameter %s: %w", name, err)
