@@ -282,3 +282,33 @@ func TestHazard55_SubscriberHangsOrPanics(t *testing.T) {
 	}
 	within(t, 2*time.Second, "Close", s.Close)
 }
+
+// hazard 4: the user's AfterNetConnect may wrap the socket in something that shows nothing of it. The
+// connection is counted, replaced and kept from callers as any other.
+func TestHazard04_WrappedSocket(t *testing.T) {
+	t.Parallel()
+	s := open(t, setup{params: "pool_max_conns=4", configure: func(c *pgvault.Config) {
+		c.ConnConfig.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
+			return struct{ net.Conn }{conn}, nil
+		}
+	}})
+	s.fill(t)
+	if n := s.connections(1); n != 4 {
+		t.Errorf("the engine counts %d connections, not 4", n)
+	}
+	s.checkRotates(t)
+	second := s.Rotator().Status().User
+	held := s.acquire(t)
+	s.dropRole(t, second)
+	s.Reset() // what is idle goes, so that somebody has to log in
+	check(t, s.Ping(t.Context()))
+	held.Release()
+	for range 20 {
+		conn := s.acquire(t)
+		if user := conn.Conn().Config().User; user == second {
+			t.Fatalf("handed out a connection of %s, whose credential is dead", user)
+		}
+		conn.Release()
+	}
+	s.events.wait(t, rotation.Revoked, 2)
+}
