@@ -144,7 +144,9 @@ func TestSubscribeConcurrently(t *testing.T) {
 		// A subscriber may cancel itself, ask for the status, and even close.
 		var cancel func()
 		var status Status
-		cancel = g.r.Subscribe(func(Event) { status = g.r.Status(); cancel() })
+		known := make(chan struct{}) // cancel is
+		cancel = g.r.Subscribe(func(Event) { <-known; status = g.r.Status(); cancel() })
+		close(known)
 		g.rotate()
 		if !status.Usable {
 			t.Errorf("status %+v", status)
