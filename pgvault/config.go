@@ -46,7 +46,7 @@ type Config struct {
 //   - vault_drain_timeout: duration (default 5m)
 //   - vault_start_timeout: duration (default 30s)
 //   - vault_close_timeout: duration (default 10s)
-//   - vault_renew_increment: duration (default: the TTL first granted)
+//   - vault_renew_increment: duration (default, and least: the TTL first granted)
 //   - vault_max_unrevoked: integer of at least 2 (default 5)
 //
 // An unknown vault_* parameter is an error, and so is a user or a password in the

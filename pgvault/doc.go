@@ -44,5 +44,7 @@
 // The probe of a new credential and the end of old sessions each need one
 // connection beyond MaxConns at the server, and so does each replacement while it
 // lasts. Behind PgBouncer or RDS Proxy a socket is not a session: the pooler keeps
-// server connections of the old user open after ours are gone.
+// server connections of the old user open after ours are gone. Behind a TCP load
+// balancer the login that ends old sessions may reach another server than they are
+// on.
 package pgvault
