@@ -187,8 +187,10 @@ func bounded(ctx context.Context, what string, f func() error) error {
 func (a *Attachment) replace(old *Generation, by time.Time) {
 	defer func() {
 		if v := recover(); v != nil {
-			a.r.events.publish(Event{Time: time.Now(), Kind: ReplaceFailed, Generation: old.id, Reason: a.name,
-				Err: fmt.Errorf("replacing connections panicked, what is left is ended at the drain deadline: %v", v)})
+			a.r.events.publish(Event{
+				Time: time.Now(), Kind: ReplaceFailed, Generation: old.id, Reason: a.name,
+				Err: fmt.Errorf("replacing connections panicked, what is left is ended at the drain deadline: %v", v),
+			})
 		}
 	}()
 	a.target.Replace(a.ctx, old, by)

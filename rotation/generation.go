@@ -229,17 +229,18 @@ func (c *Conn) closeSocket() { c.once.Do(func() { c.err = c.Conn.Close() }) }
 // descriptorConn is a Conn over a socket that gives access to its descriptor.
 // They are two types because drivers probe for syscall.Conn, and take an error
 // from it for a dead connection.
-type descriptorConn struct{ Conn }
+type descriptorConn struct {
+	Conn
+	raw syscall.Conn
+}
 
 // SyscallConn returns the socket's.
-func (c *descriptorConn) SyscallConn() (syscall.RawConn, error) {
-	return c.Conn.Conn.(syscall.Conn).SyscallConn()
-}
+func (c *descriptorConn) SyscallConn() (syscall.RawConn, error) { return c.raw.SyscallConn() }
 
 // track wraps raw so that it can be bound.
 func track(att *Attachment, raw net.Conn) net.Conn {
-	if _, ok := raw.(syscall.Conn); ok {
-		return &descriptorConn{Conn{Conn: raw, att: att}}
+	if descriptor, ok := raw.(syscall.Conn); ok {
+		return &descriptorConn{Conn{Conn: raw, att: att}, descriptor}
 	}
 	return &Conn{Conn: raw, att: att}
 }

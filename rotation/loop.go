@@ -67,7 +67,6 @@ type owned struct {
 	renewing       bool
 	renewFailures  int
 	renewAt        instant
-	ending         bool
 	revoking       bool
 	revokeFailures int
 	revokeFailure  error
