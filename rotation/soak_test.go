@@ -55,7 +55,7 @@ func soak(t *testing.T, seed uint64) {
 	}
 	g := newRig(t, leases[seed%uint64(len(leases))])
 	g.w.expire = true
-	faulty := true // guarded by the source's mutex
+	faulty := false // guarded by the source's mutex
 	fails := func(p float64) bool {
 		g.source.mu.Lock()
 		defer g.source.mu.Unlock()
@@ -63,11 +63,11 @@ func soak(t *testing.T, seed uint64) {
 	}
 	faults := []error{errSealed, ErrDenied, retryLater{d.upTo(time.Minute)}, errors.New("fault")}
 	fault := func() error { return faults[int(d.float()*float64(len(faults)))] }
-	g.source.onIssue = func(n int) error {
+	g.source.onIssue = func(int) error {
 		if time.Sleep(d.upTo(time.Second)); fails(0.1) {
 			time.Sleep(d.upTo(30 * time.Second))
 		}
-		if n > 1 && fails(0.3) {
+		if fails(0.3) {
 			return fault()
 		}
 		return nil
@@ -99,6 +99,7 @@ func soak(t *testing.T, seed uint64) {
 	}
 	g.start(Config{DrainTimeout: 20 * time.Second})
 	g.r.random = d.float
+	g.source.set(func(*fakeSource) { faulty = true })
 	pools := []*fakePool{g.pool("db"), g.pool("replica")}
 	for _, p := range pools {
 		p.set(func(p *fakePool) {
