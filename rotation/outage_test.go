@@ -194,6 +194,43 @@ func TestHazard26RetryAtIsTrue(t *testing.T) {
 	})
 }
 
+// hazard 26: one passing fault is no reason to give up a call; a second one is.
+func TestHazard26AwaitForgivesOneFault(t *testing.T) {
+	for _, faults := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newRig(t, hourLease)
+			g.source.onIssue = func(n int) error {
+				if n > 1 && n <= 1+faults {
+					return errSealed
+				}
+				return nil
+			}
+			g.start(Config{})
+			p := g.pool("db")
+			p.set(func(p *fakePool) { // the database means it
+				p.onProbe = func(_ context.Context, gen *Generation) ProbeResult {
+					if gen.ID() == 1 {
+						return ProbeResult{Refused: 1, Err: ErrRefused}
+					}
+					return ProbeResult{Accepted: 1}
+				}
+			})
+			g.at(time.Minute)
+			cur, _ := p.a.Current()
+			p.a.Refused(cur, ErrRefused)
+			err := p.a.Await(context.Background())
+			if faults == 1 && err != nil || faults == 2 && !errors.Is(err, errSealed) {
+				t.Errorf("%d faults: Await: %v", faults, err)
+			}
+			if d := time.Since(g.t0); d != time.Minute+time.Second { // the interval between two issues
+				t.Errorf("%d faults: Await returned after %v", faults, d)
+			}
+			g.pass(time.Minute)
+			g.wantCurrent(2)
+		})
+	}
+}
+
 // hazard 26: nobody waits for what is held off on purpose.
 func TestHazard26HeldOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -211,6 +211,34 @@ func TestHazard52SilentServerAndShortLeases(t *testing.T) {
 	}
 }
 
+// A candidate that ends before it could be proven is not put in place.
+func TestCandidateEndsBeforeItIsProven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, hourLease)
+		g.source.onAnswer = func(n int, c Credential, l Lease) (Credential, Lease, error) {
+			if n == 2 { // the role was given shorter leases
+				l.TTL = time.Minute
+			}
+			return c, l, nil
+		}
+		g.start(Config{})
+		p := g.pool("db")
+		p.answer(ProbeResult{Unknown: 1, Err: errUnreachable})
+		failed := make(chan error, 1)
+		g.at(time.Minute)
+		go func() { failed <- g.r.Rotate(context.Background()) }()
+		g.at(2*time.Minute - 1)
+		g.wantEvents(map[EventKind]int{Rejected: 0})
+		g.at(2*time.Minute + 2*time.Second)
+		g.wantEvents(map[EventKind]int{Rejected: 1, Published: 1})
+		g.wantCurrent(1)
+		if err := <-failed; !errors.Is(err, errUnreachable) {
+			t.Errorf("Rotate: %v", err)
+		}
+		g.wantCalls(2, 0, 1)
+	})
+}
+
 // Without a credential there is nothing to lose by trying the new one.
 func TestLostCredentialIsReplacedUnproven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

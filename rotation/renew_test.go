@@ -37,7 +37,7 @@ func TestRenewalAsksAndTakesTheAnswer(t *testing.T) {
 	for _, c := range []struct {
 		config time.Duration
 		want   time.Duration
-	}{{0, time.Hour}, {2 * time.Hour, 2 * time.Hour}} {
+	}{{0, time.Hour}, {2 * time.Hour, 2 * time.Hour}, {time.Minute, time.Hour}} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newRig(t, hourLease)
 			g.source.onRenew = func(n int, l Lease, inc time.Duration) (Lease, error) {
@@ -62,6 +62,21 @@ func TestRenewalAsksAndTakesTheAnswer(t *testing.T) {
 			g.wantEvents(map[EventKind]int{Revoked: 1})
 		})
 	}
+}
+
+// What was granted once is asked for again: less would shorten the lease.
+func TestRenewalNeverAsksForLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, hourLease)
+		g.source.onRenew = func(_ int, l Lease, _ time.Duration) (Lease, error) { l.TTL = 3 * time.Hour; return l, nil }
+		g.start(Config{})
+		g.at(6 * time.Hour)
+		g.source.set(func(s *fakeSource) {
+			if len(s.asked) != 3 || s.asked[0] != time.Hour || s.asked[1] != 3*time.Hour || s.asked[2] != 3*time.Hour {
+				t.Errorf("asked for %v", s.asked)
+			}
+		})
+	})
 }
 
 // hazard 19: a ceiling of 20 s on leases of 8 s: renewed while it helps, replaced

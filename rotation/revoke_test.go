@@ -181,6 +181,25 @@ func TestMaxUnrevoked(t *testing.T) {
 	})
 }
 
+// A lease that is known to be gone does not count.
+func TestMaxUnrevokedForgetsWhatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{MaxUnrevoked: 2})
+		p := g.pool("db")
+		used := p.inUse(t)
+		g.at(time.Minute)
+		g.rotate() // u1 drains for five minutes: two leases
+		g.w.set(func(w *world) { w.find("u2").end = time.Now() })
+		g.source.set(func(s *fakeSource) {
+			s.onRenew = func(int, Lease, time.Duration) (Lease, error) { return Lease{}, ErrLeaseGone }
+		})
+		g.r.do(func() { g.r.loop.renew(g.r.now(), g.r.loop.current) })
+		g.pass(2 * time.Second)
+		g.wantCurrent(3)
+		_ = used.Close()
+	})
+}
+
 func revokes(g *rig) int {
 	_, _, n := g.source.counts()
 	return n

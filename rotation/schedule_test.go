@@ -111,6 +111,8 @@ func TestPlan(t *testing.T) {
 		{"refresh", Lease{RefreshAfter: m}, 0, actRefresh, m, "refresh"},
 		{"refresh due", Lease{RefreshAfter: m}, m, actRefresh, 0, "refresh"},
 		{"refresh before the end", Lease{TTL: h, RefreshAfter: 10 * m}, 0, actRefresh, 10 * m, "refresh"},
+		{"as long as can be", Lease{TTL: math.MaxInt64, Renewable: true}, 0, actRenew, longest/3*2 - longest/20, ""},
+		{"as long as can be, refreshed", Lease{RefreshAfter: math.MaxInt64}, 0, actRefresh, longest, "refresh"},
 		{"refresh after the end", Lease{TTL: h, RefreshAfter: 2 * h}, 0, actRotate, 55 * m, "lease end"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
