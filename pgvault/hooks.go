@@ -147,6 +147,9 @@ func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
+	if a.given.g != nil {
+		c.SetUnused()
+	}
 	a.mixed = a.mixed || a.conn != nil && a.conn.Generation() != g
 	a.conn = c
 	pc.User, pc.Password = g.Credential().Username(), g.Credential().Password()

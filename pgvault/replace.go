@@ -23,7 +23,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		return
 	}
 	defer t.toll.Store(false)
-	r := replacer{t: t, pool: pool, old: old, ctx: context.WithValue(ctx, sweepKey, true), doubt: true}
+	r := replacer{t: t, pool: pool, old: old, ctx: context.WithValue(ctx, sweepKey, true)}
 	p := newPace(time.Now(), by, t.att.Connections(old))
 	for {
 		left := t.att.Connections(old)
@@ -83,7 +83,7 @@ type replacer struct {
 	old    *rotation.Generation
 	ctx    context.Context // marked as a sweep
 	misses int
-	doubt  bool // no login has succeeded yet, or the last one failed
+	doubt  bool // the last login failed
 }
 
 // round replaces one connection, if one is idle. If none ever is, the next caller
@@ -94,7 +94,7 @@ func (r *replacer) round(late bool) {
 		give(r.takeIdle()) // taking destroys the dead ones
 		return
 	}
-	if r.doubt && !r.canLogIn() {
+	if r.doubt = r.doubt && !r.canLogIn(); r.doubt {
 		return // what is open is worth more than what is new
 	}
 	idle := r.takeIdle()
@@ -140,7 +140,7 @@ func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn) {
 	default:
 		gone = victim.Hijack()
 	}
-	go r.t.close(gone) // the user's BeforeClose may take its time
+	r.t.discard(gone)
 }
 
 // canLogIn tries a login outside the pool. On a server that is full, closing an old
@@ -153,12 +153,11 @@ func (r *replacer) canLogIn() bool {
 	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
 	defer cancel()
 	conn, err := r.t.connect(ctx, login{g: g}, r.t.user.ConnConfig.Copy())
-	if err != nil {
-		var refusal *pgconn.PgError
-		return errors.As(err, &refusal) && refusal.Code == "53300" // too_many_connections
+	if err == nil {
+		err = r.t.leave(ctx, conn)
 	}
-	go r.t.close(conn)
-	return true
+	var refusal *pgconn.PgError
+	return err == nil || errors.As(err, &refusal) && refusal.Code == "53300" // too_many_connections
 }
 
 func (r *replacer) takeIdle() []*pgxpool.Conn {

@@ -100,7 +100,15 @@ func (t *target) connect(ctx context.Context, l login, c *pgx.ConnConfig) (*pgx.
 	return pgx.ConnectConfig(ctx, c)
 }
 
-// close closes a connection that is no longer the pool's, as the pool would.
+// discard closes a connection that is no longer the pool's, as the pool would: in
+// the background, since the user's BeforeClose may take its time.
+func (t *target) discard(conn *pgx.Conn) {
+	if c := trackedConn(conn); c != nil {
+		c.SetUnused()
+	}
+	go t.close(conn)
+}
+
 func (t *target) close(conn *pgx.Conn) {
 	defer func() { _ = recover() }() // the user's BeforeClose, on our goroutine
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -109,6 +117,17 @@ func (t *target) close(conn *pgx.Conn) {
 	if t.user.BeforeClose != nil {
 		t.user.BeforeClose(conn)
 	}
+}
+
+// leave ends a trial login: it does what is left of a pool's connect and closes
+// the connection again.
+func (t *target) leave(ctx context.Context, conn *pgx.Conn) error {
+	if err := t.afterConnect(ctx, conn); err != nil {
+		_ = conn.Close(ctx) // as pgxpool does, without BeforeClose
+		return err
+	}
+	t.discard(conn)
+	return nil
 }
 
 // Probe logs in on every host at once.
@@ -139,11 +158,7 @@ func (t *target) probeHost(ctx context.Context, g *rotation.Generation, h host) 
 	}()
 	conn, err := t.connectTo(ctx, login{g: g}, h, nil)
 	if err == nil {
-		if err = t.afterConnect(ctx, conn); err == nil {
-			defer t.close(conn)
-		} else {
-			defer func() { _ = conn.Close(ctx) }() // as pgxpool does, without BeforeClose
-		}
+		err = t.leave(ctx, conn)
 	}
 	switch {
 	case err == nil:

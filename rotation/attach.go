@@ -197,17 +197,21 @@ func (a *Attachment) replace(old *Generation, by time.Time) {
 }
 
 // end closes the sockets of g that belong to a, has their sessions ended at the
-// server, and only then uncounts them.
+// server, and only then uncounts them. It returns how many were in use.
 func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (int, error) {
 	conns := g.beginEnding(a)
 	defer g.endEnding(conns)
 	if len(conns) == 0 {
 		return 0, nil
 	}
+	used := 0
 	for _, c := range conns {
+		if !c.unused.Load() {
+			used++
+		}
 		c.interrupt(cause)
 	}
-	return len(conns), bounded(ctx, "ending sessions of "+a.name, func() error { return a.target.End(ctx, g, conns) })
+	return used, bounded(ctx, "ending sessions of "+a.name, func() error { return a.target.End(ctx, g, conns) })
 }
 
 // Close ends what this attachment still has open, of every generation, at the
@@ -222,12 +226,8 @@ func (a *Attachment) Close(ctx context.Context) error {
 func (a *Attachment) close(ctx context.Context) error {
 	a.cancel()
 	var gens []*Generation
-	var candidate *Generation // nobody's connections but the probe's
 	a.r.do(func() {
 		gens = a.r.loop.liveGenerations()
-		if op := a.r.loop.op; op != nil {
-			candidate = op.gen
-		}
 		a.r.loop.detach(a)
 	})
 	cause := fmt.Errorf("%w: its pool %s was closed", ErrEnded, a.name)
@@ -235,10 +235,7 @@ func (a *Attachment) close(ctx context.Context) error {
 	total := 0
 	for _, g := range gens {
 		n, err := a.end(ctx, g, cause)
-		if g != candidate {
-			total += n
-		}
-		if err != nil {
+		if total += n; err != nil {
 			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.name, err))
 		}
 	}

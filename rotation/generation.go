@@ -118,6 +118,7 @@ type Conn struct {
 	err    error
 	closed atomic.Bool // before gen is looked at, so that Bind or Close sees the other
 	ending bool        // guarded by gen.mu: an ender uncounts it, not Close
+	unused atomic.Bool // nobody's to miss: closing the pool need not tell of it
 
 	session atomic.Pointer[any]
 }
@@ -166,6 +167,11 @@ func (c *Conn) bind(g *Generation) error {
 
 // Generation returns what Bind bound, nil before.
 func (c *Conn) Generation() *Generation { return c.gen.Load() }
+
+// SetUnused says that no caller has the connection, or none any more, and that it
+// is to be closed: when its pool is closed meanwhile, that is not worth a report.
+// It is counted until Close all the same.
+func (c *Conn) SetUnused() { c.unused.Store(true) }
 
 // SetSession stores whatever the adapter needs to end this connection's session
 // at the server; Session returns it, nil before.
