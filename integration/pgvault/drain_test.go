@@ -148,7 +148,7 @@ func TestHazard11_LeakedConnection(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		err := s.Shutdown(ctx)
-		if err == nil || !strings.Contains(err.Error(), "1 connections were still in use") || !strings.Contains(err.Error(), "2 connections were never released") {
+		if err == nil || !strings.Contains(err.Error(), "1 connections were still in use") || !strings.Contains(err.Error(), "2 connections that were never released") {
 			t.Errorf("Shutdown returned %v, which does not say what was leaked", err)
 		}
 	})

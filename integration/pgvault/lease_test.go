@@ -27,7 +27,7 @@ func (s *service) checkInTime(t *testing.T) {
 // shorter.
 func TestHazard19_LeaseCeiling(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{role: leaseOf(3*time.Second, 7*time.Second)})
+	s := open(t, setup{role: leaseOf(6*time.Second, 14*time.Second)})
 	check(t, s.Ping(t.Context()))
 	const generations = 2
 	for id := range uint64(generations) {
@@ -35,7 +35,7 @@ func TestHazard19_LeaseCeiling(t *testing.T) {
 		if e.Reason != "lease ceiling" {
 			t.Errorf("generation %d was published for %q, not because the ceiling was near", e.Generation, e.Reason)
 		}
-		// 3 s each of 7 s: after 2, 4 and perhaps 6 s, the last of them cut short.
+		// 6 s each of 14 s: after 4, 8 and perhaps 12 s, the last of them cut short.
 		n := len(s.events.of(rotation.Renewed, id+1))
 		if n < 1 || n > 4 {
 			t.Errorf("generation %d was renewed %d times", id+1, n)
@@ -53,7 +53,7 @@ func TestHazard19_LeaseCeiling(t *testing.T) {
 // token makes Vault's own database engine say so, as others do: the proxy says it instead.
 func TestHazard20_NotRenewable(t *testing.T) {
 	t.Parallel()
-	s := prepare(t, setup{role: leaseOf(4*time.Second, time.Hour)})
+	s := prepare(t, setup{role: leaseOf(8*time.Second, time.Hour)})
 	s.vault.rewrite(s.role.CredsPath, `"renewable":true`, `"renewable":false`)
 	s.start(t)
 	for id := range uint64(2) {
@@ -102,7 +102,7 @@ func TestHazard21_RenewLeaseGone(t *testing.T) {
 // it is time to rotate. Then the next lease is renewed as if nothing had been.
 func TestHazard22_RenewFailsAtTheDatabase(t *testing.T) {
 	t.Parallel()
-	options := leaseOf(5*time.Second, time.Hour, noRenewal)
+	options := leaseOf(8*time.Second, time.Hour, noRenewal)
 	s := open(t, setup{role: options})
 	check(t, s.Ping(t.Context()))
 	s.events.waitN(t, rotation.RenewFailed, 1, 2)
@@ -124,7 +124,7 @@ func TestHazard22_RenewFailsAtTheDatabase(t *testing.T) {
 // hazard 22: if it never can, the lease is replaced before it ends, after a bounded number of attempts.
 func TestHazard22_RenewNeverWorks(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{role: leaseOf(4*time.Second, time.Hour, noRenewal)})
+	s := open(t, setup{role: leaseOf(8*time.Second, time.Hour, noRenewal)})
 	for id := range uint64(2) {
 		if e := s.events.wait(t, rotation.Published, id+2); e.Reason != "renewal keeps failing" {
 			t.Errorf("generation %d was published for %q", e.Generation, e.Reason)

@@ -79,12 +79,12 @@ func (l *ledger) verify(ctx context.Context, s *service) error {
 	return nil
 }
 
-// Under a mixed load, first with leases of seconds that are renewed and replaced by themselves, then with
+// Under a mixed load, first with leases of seconds that are replaced by themselves, then with
 // one rotation after the other, nothing fails, every write is there, and nothing is left at the end.
 func TestSteadyLoad(t *testing.T) {
 	t.Parallel()
-	const workers, byThemselves, rotations = 8, 5, 35
-	s := open(t, setup{role: leaseOf(3*time.Second, 3*time.Second), params: "pool_max_conns=6"})
+	const workers, byThemselves, rotations = 8, 4, 35
+	s := open(t, setup{role: leaseOf(8*time.Second, 8*time.Second), params: "pool_max_conns=6"})
 	check(t, s.bed.Postgres.Exec(t.Context(), "CREATE INDEX IF NOT EXISTS items_name ON items (name)"))
 	stop := make(chan struct{})
 	var running sync.WaitGroup
