@@ -61,7 +61,7 @@ func fakeConfig(t testing.TB, hosts string, answer func(addr string) (*pgproto3.
 
 func accept(string) (*pgproto3.ErrorResponse, error) { return nil, nil }
 
-func newPool(t testing.TB, c *pgxpool.Config) *pgxpool.Pool {
+func openPool(t testing.TB, c *pgxpool.Config) *pgxpool.Pool {
 	t.Helper()
 	pool, err := pgxpool.NewWithConfig(t.Context(), c)
 	if err != nil {

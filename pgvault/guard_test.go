@@ -3,10 +3,14 @@ package pgvault
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // These tests hold pgxpool and puddle to what they do today and do not promise. When one fails after an
@@ -19,7 +23,7 @@ func TestGuard_PuddleAsksTwiceOnceItBuilds(t *testing.T) {
 	c := fakeConfig(t, "db", accept)
 	building := make(chan struct{})
 	c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { <-building; return failure }
-	pool := newPool(t, c)
+	pool := openPool(t, c)
 	decided := 0 // without a lock: the race detector sees whether this goroutine is the one
 	_, err := pool.Acquire(&deciding{Context: t.Context(), decided: func() {
 		decided++
@@ -38,7 +42,7 @@ func TestGuard_PuddleAsksTwiceOnceItBuilds(t *testing.T) {
 
 // It does not ask a second time if it takes an idle connection.
 func TestGuard_PuddleAsksOnceForAnIdleOne(t *testing.T) {
-	pool := newPool(t, fakeConfig(t, "db", accept))
+	pool := openPool(t, fakeConfig(t, "db", accept))
 	for attempt := range 2 {
 		d := &deciding{Context: t.Context(), decided: func() {
 			if attempt > 0 {
@@ -59,7 +63,7 @@ func TestGuard_PuddleAsksOnceForAnIdleOne(t *testing.T) {
 // It asks a second time, too, when it begins to wait for a slot of a pool that is full, so that whoever
 // holds connections back until then gives them.
 func TestGuard_PuddleAsksTwiceWhenItWaits(t *testing.T) {
-	pool := newPool(t, fakeConfig(t, "db", accept))
+	pool := openPool(t, fakeConfig(t, "db", accept))
 	first, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +82,7 @@ func TestGuard_PuddleAsksTwiceWhenItWaits(t *testing.T) {
 
 // TotalConns counts a hijacked connection no longer, so that its slot is free at once. See replacer.replace.
 func TestGuard_HijackFreesTheSlot(t *testing.T) {
-	pool := newPool(t, fakeConfig(t, "db", accept))
+	pool := openPool(t, fakeConfig(t, "db", accept))
 	conn, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +100,7 @@ func TestGuard_RowOfNoConnection(t *testing.T) {
 	failure := errors.New("no connection today")
 	c := fakeConfig(t, "db", accept)
 	c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return failure }
-	row := newPool(t, c).QueryRow(t.Context(), "SELECT 1")
+	row := openPool(t, c).QueryRow(t.Context(), "SELECT 1")
 	if !failedRow(row) {
 		t.Errorf("a %T does not look like the row of no connection", row)
 	}
@@ -105,7 +109,7 @@ func TestGuard_RowOfNoConnection(t *testing.T) {
 			t.Errorf("scanning it returned %v", err)
 		}
 	}
-	row = newPool(t, fakeConfig(t, "db", accept)).QueryRow(t.Context(), "SELECT 1")
+	row = openPool(t, fakeConfig(t, "db", accept)).QueryRow(t.Context(), "SELECT 1")
 	if failedRow(row) {
 		t.Errorf("a %T looks like the row of no connection", row)
 	}
@@ -120,7 +124,7 @@ func TestGuard_BatchOfNoConnection(t *testing.T) {
 	failure := errors.New("no connection today")
 	c := fakeConfig(t, "db", accept)
 	c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return failure }
-	broken, pool := newPool(t, c), newPool(t, fakeConfig(t, "db", accept))
+	broken, pool := openPool(t, c), openPool(t, fakeConfig(t, "db", accept))
 	for name, newBatch := range map[string]func() *pgx.Batch{
 		"plain":         func() *pgx.Batch { return &pgx.Batch{} },
 		"a transaction": inTransaction,
@@ -153,15 +157,41 @@ func TestGuard_BatchOfNoConnection(t *testing.T) {
 	}
 }
 
-// A new pool may be built from what ParseConfig returned only: New must find out before pgxpool panics.
+// pgxpool panics on a config that its ParseConfig did not make: New returns an error instead, and gives back
+// what it was issued until then.
 func TestGuard_ConfigNotFromParseConfig(t *testing.T) {
+	connConfig, err := pgx.ParseConfig("postgres://127.0.0.1:1/app")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]*Config{
 		"nil":           nil,
 		"empty":         {},
 		"no ConnConfig": {Config: &pgxpool.Config{MaxConns: 4}},
+		"pgx's config":  {Config: &pgxpool.Config{MaxConns: 4, ConnConfig: connConfig}},
+		"an empty one":  {Config: &pgxpool.Config{MaxConns: 4, ConnConfig: &pgx.ConnConfig{}}},
 	} {
-		if _, err := NewWithConfig(t.Context(), c); err == nil {
-			t.Errorf("%s: no error", name)
+		source := &countingSource{}
+		if c != nil {
+			c.Source = source
+		}
+		if _, err := NewWithConfig(t.Context(), c); err == nil || !strings.Contains(err.Error(), "ParseConfig") {
+			t.Errorf("%s: the error is %v", name, err)
+		}
+		if source.issued != source.revoked {
+			t.Errorf("%s: %d credentials were issued and %d revoked", name, source.issued, source.revoked)
 		}
 	}
+}
+
+type countingSource struct{ issued, revoked int }
+
+func (s *countingSource) Issue(context.Context) (rotation.Credential, rotation.Lease, error) {
+	s.issued++
+	return rotation.NewCredential("u", "p"), rotation.Lease{ID: "l", TTL: time.Hour, Revocable: true}, nil
+}
+
+func (s *countingSource) Revoke(context.Context, rotation.Lease) error {
+	s.revoked++
+	return nil
 }

@@ -80,11 +80,21 @@ func (p *Pool) open(ctx context.Context) (err error) {
 	}
 	chained := p.config.Config.Copy()
 	p.target.chain(chained)
-	if p.Pool, err = pgxpool.NewWithConfig(ctx, chained); err != nil {
+	if p.Pool, err = newPool(ctx, chained); err != nil {
 		return err
 	}
 	p.target.set(p.Pool)
 	return nil
+}
+
+// newPool makes an error of pgxpool's panic on a config that it did not make.
+func newPool(ctx context.Context, config *pgxpool.Config) (pool *pgxpool.Pool, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("make the config with pgvault.ParseConfig: pgxpool says: %v", v)
+		}
+	}()
+	return pgxpool.NewWithConfig(ctx, config)
 }
 
 // findRotator takes the one that is shared or makes one.
