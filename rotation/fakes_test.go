@@ -269,7 +269,7 @@ func (s *socket) login(user string) error {
 		return net.ErrClosed
 	case s.w.down:
 		return errors.New("connection refused")
-	case s.w.bad[user], l == nil:
+	case s.w.bad[user], l == nil, len(l.revoked) > 0:
 		return fmt.Errorf("%w: user %s", ErrRefused, user)
 	}
 	l.sockets++

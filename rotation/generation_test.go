@@ -24,14 +24,23 @@ func TestHazard1BindRacesPublish(t *testing.T) {
 		p := g.pool("db")
 		ctx, stop := context.WithCancel(context.Background())
 		var dialers sync.WaitGroup
-		var bound atomic.Int64
+		var bound, stale atomic.Int64
 		for range 50 {
 			dialers.Go(func() {
 				for ctx.Err() == nil {
+					// Read before a rotation, dialled after it.
+					gen, err := p.a.Current()
+					time.Sleep(time.Duration(bound.Load()%5) * 400 * time.Microsecond)
 					raw, c := p.newSocket(false)
-					gen, err := p.a.BindCurrent(c)
+					if err == nil {
+						err = c.Bind(gen)
+					}
+					if errors.Is(err, ErrStale) {
+						stale.Add(1)
+						gen, err = p.a.BindCurrent(c)
+					}
 					if err != nil {
-						t.Errorf("BindCurrent: %v", err)
+						t.Errorf("binding: %v", err)
 						_ = c.Close()
 						return
 					}
@@ -60,8 +69,8 @@ func TestHazard1BindRacesPublish(t *testing.T) {
 		dialers.Wait()
 		synctest.Wait()
 		g.wantCalls(rotations+1, 0, rotations)
-		if bound.Load() < rotations {
-			t.Errorf("only %d connections in %d rotations", bound.Load(), rotations)
+		if bound.Load() < rotations || stale.Load() < rotations {
+			t.Errorf("only %d connections in %d rotations, %d of which came late", bound.Load(), rotations, stale.Load())
 		}
 		g.wantEvents(map[EventKind]int{DrainDeadline: 0})
 	})
@@ -97,6 +106,9 @@ func TestHazard1CountIsExact(t *testing.T) {
 		<-shut
 		for bound.Load()+stale.Load() < 32 {
 			time.Sleep(time.Microsecond)
+		}
+		if late := (&Conn{Conn: nopConn{}, att: a}); !errors.Is(late.Bind(g), ErrStale) {
+			t.Fatal("a login is counted in a generation that takes none")
 		}
 		if n, by := g.count(); n != int(bound.Load()) || by[a] != n {
 			t.Fatalf("%d bound, %d counted, %d for the attachment", bound.Load(), n, by[a])

@@ -156,6 +156,7 @@ func TestHazard20NoRenewer(t *testing.T) {
 		g.at(55 * time.Minute)
 		g.wantCurrent(2)
 		g.wantCalls(2, 0, 0)
+		g.wantEvents(map[EventKind]int{RenewFailed: 0})
 	})
 }
 
