@@ -221,7 +221,7 @@ func TestEndlessAndStatic(t *testing.T) {
 		}
 		g.start(Config{})
 		g.at(90 * time.Minute)
-		g.noCredential()
+		_ = g.noCredential()
 		g.at(2*time.Hour + 30*time.Second)
 		g.wantCurrent(1)
 		g.wantEvents(map[EventKind]int{CredentialLost: 1, CredentialBack: 1, Refreshed: 1, Published: 1})

@@ -72,7 +72,7 @@ func TestBackoff(t *testing.T) {
 		}
 	}
 	for n := range 100 {
-		got := backoff(n, base, limit, 0, rand.Float64()) //nolint:gosec // dice
+		got := backoff(n, base, limit, 0, rand.Float64())
 		if got < base/2 || got > limit {
 			t.Fatalf("backoff(%d) = %v, outside [%v, %v]", n, got, base/2, limit)
 		}

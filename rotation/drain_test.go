@@ -98,7 +98,7 @@ func TestHazard11LeakedConnection(t *testing.T) {
 				if gen != old || len(conns) != 1 || conns[0] != leaked.Conn {
 					t.Errorf("End of generation %d with %d connections", gen.ID(), len(conns))
 				}
-				if !leaked.NetConn().(*socket).isClosed() { //nolint:forcetypeassert // ours
+				if !leaked.NetConn().(*socket).isClosed() {
 					t.Error("the socket is open when its session is ended")
 				}
 				if n := p.a.Connections(gen); n != 1 {

@@ -183,7 +183,7 @@ func (p *fakePool) End(ctx context.Context, g *Generation, conns []*Conn) error 
 		}
 	}
 	for _, c := range conns {
-		c.NetConn().(*socket).endSession() //nolint:forcetypeassert // made by newSocket
+		c.NetConn().(*socket).endSession()
 	}
 	return nil
 }

@@ -12,11 +12,11 @@ import (
 
 var errSealed = errors.New("503: Vault is sealed")
 
-// retryLater is an error with a Retry-After.
-type retryLater struct{ after time.Duration }
+// retryLaterError is an error with a Retry-After.
+type retryLaterError struct{ after time.Duration }
 
-func (retryLater) Error() string               { return "429: too many requests" }
-func (e retryLater) RetryAfter() time.Duration { return e.after }
+func (retryLaterError) Error() string               { return "429: too many requests" }
+func (e retryLaterError) RetryAfter() time.Duration { return e.after }
 
 // hazard 25: an outage of an hour while a rotation is due. What there is goes on
 // serving, the source is asked at a bounded, jittered rate, and recovery is quick.
@@ -67,8 +67,8 @@ func TestHazard25RetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startRig(t, hourLease, Config{})
 		g.source.set(func(s *fakeSource) {
-			s.onIssue = func(int) error { return errors.Join(errors.New("issuing"), retryLater{3 * time.Minute}) }
-			s.onRenew = func(int, Lease, time.Duration) (Lease, error) { return Lease{}, retryLater{5 * time.Minute} }
+			s.onIssue = func(int) error { return errors.Join(errors.New("issuing"), retryLaterError{3 * time.Minute}) }
+			s.onRenew = func(int, Lease, time.Duration) (Lease, error) { return Lease{}, retryLaterError{5 * time.Minute} }
 		})
 		g.at(time.Second)
 		g.r.do(g.r.loop.sourceChanged)
@@ -138,7 +138,7 @@ func TestHazard26DownPastTheEnd(t *testing.T) {
 			if gen := c.Generation(); gen.Dead() || !gen.Serving() {
 				t.Error("an open connection is not served any more")
 			}
-			if c.NetConn().(*socket).isClosed() { //nolint:forcetypeassert // ours
+			if c.NetConn().(*socket).isClosed() {
 				t.Error("an open connection was closed")
 			}
 		}

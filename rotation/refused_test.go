@@ -67,7 +67,7 @@ func TestHazard43RefusalsJoinAndLateOnesAreIgnored(t *testing.T) {
 		go func() { rotated <- g.r.Rotate(context.Background()) }()
 		synctest.Wait()
 		p.a.Refused(old, ErrRefused)
-		g.noCredential()
+		_ = g.noCredential()
 		if err := <-rotated; err != nil {
 			t.Errorf("Rotate: %v", err)
 		}
@@ -118,7 +118,7 @@ func TestRefusedAndAcceptedAgainIsKept(t *testing.T) {
 		g.w.set(func(w *world) { w.bad["u1"] = true })
 		p.a.Refused(idle.Generation(), ErrRefused)
 		g.at(10 * time.Minute)
-		g.noCredential()
+		_ = g.noCredential()
 		g.w.set(func(w *world) { w.bad["u1"] = false })
 		g.pass(30 * time.Second)
 		g.wantCurrent(1)
@@ -158,7 +158,7 @@ func TestRefusedIsNotKept(t *testing.T) {
 		cur, _ := p.a.Current()
 		p.a.Refused(cur, ErrRefused)
 		g.at(50 * time.Minute)
-		g.noCredential()
+		_ = g.noCredential()
 		q.set(func(q *fakePool) {
 			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Unknown: 1, Err: ErrClosed} }
 		})
@@ -169,12 +169,12 @@ func TestRefusedIsNotKept(t *testing.T) {
 		})
 		p.a.Refused(cur, ErrRefused)
 		g.pass(time.Minute)
-		g.noCredential()
+		_ = g.noCredential()
 		g.at(61 * time.Minute)
 		q.set(func(q *fakePool) { q.onProbe = nil })
 		probed, _, _ := q.snapshot()
 		g.pass(10 * time.Minute)
-		g.noCredential()
+		_ = g.noCredential()
 		if now, _, _ := q.snapshot(); len(now) != len(probed) {
 			t.Error("a credential that has ended is tried")
 		}

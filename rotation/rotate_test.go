@@ -129,9 +129,9 @@ func TestHazard28FloorIsNotResetBySuccess(t *testing.T) {
 			refuse()
 			gaps = append(gaps, time.Since(was))
 		}
-		for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
-			if gaps[i] != want*time.Second {
-				t.Errorf("issue %d came after %v, want %v", i+3, gaps[i], want*time.Second)
+		for i, seconds := range []int{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+			if want := time.Duration(seconds) * time.Second; gaps[i] != want {
+				t.Errorf("issue %d came after %v, want %v", i+3, gaps[i], want)
 			}
 		}
 		// One that served its time starts over.

@@ -146,7 +146,7 @@ func TestPlanSpreads(t *testing.T) {
 // Whatever is granted, a rotation starts in time for the drain, and no step is
 // skipped on the way there.
 func TestPlanLeavesTimeToDrain(t *testing.T) {
-	dice := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same every time
+	dice := rand.New(rand.NewPCG(1, 2))
 	for range 10_000 {
 		c := Config{DrainTimeout: time.Duration(1 + dice.Int64N(int64(time.Hour)))}
 		l := Lease{TTL: time.Duration(1 + dice.Int64N(int64(10*time.Hour))), Renewable: dice.IntN(2) == 0, Capped: dice.IntN(3) == 0}

@@ -51,7 +51,7 @@ func TestHazard57ClosingOneLeavesTheOther(t *testing.T) {
 			}
 		}
 		for _, c := range []*fakeConn{drainingQ, currentQ} {
-			if c.NetConn().(*socket).isClosed() || c.Generation().Dead() { //nolint:forcetypeassert // ours
+			if c.NetConn().(*socket).isClosed() || c.Generation().Dead() {
 				t.Error("a connection of the other pool was ended")
 			}
 		}

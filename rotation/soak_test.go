@@ -46,7 +46,7 @@ func (d *dice) upTo(most time.Duration) time.Duration {
 
 func soak(t *testing.T, seed uint64) {
 	t.Helper()
-	d := &dice{r: rand.New(rand.NewPCG(seed, 7))} //nolint:gosec // the same for each seed
+	d := &dice{r: rand.New(rand.NewPCG(seed, 7))}
 	leases := []Lease{
 		{TTL: 8 * time.Second, Renewable: true, Revocable: true},
 		{TTL: time.Minute, Revocable: true},
@@ -61,7 +61,7 @@ func soak(t *testing.T, seed uint64) {
 		defer g.source.mu.Unlock()
 		return faulty && d.chance(p)
 	}
-	faults := []error{errSealed, ErrDenied, retryLater{d.upTo(time.Minute)}, errors.New("fault")}
+	faults := []error{errSealed, ErrDenied, retryLaterError{d.upTo(time.Minute)}, errors.New("fault")}
 	fault := func() error { return faults[int(d.float()*float64(len(faults)))] }
 	g.source.onIssue = func(int) error {
 		if time.Sleep(d.upTo(time.Second)); fails(0.1) {
@@ -172,7 +172,7 @@ func soakUser(ctx context.Context, d *dice, p *fakePool, fails func(float64) boo
 			if fails(0.003) {
 				p.a.Refused(gen, ErrRefused)
 			}
-			if s := c.NetConn().(*socket); !s.isClosed() { //nolint:forcetypeassert // ours
+			if s := c.NetConn().(*socket); !s.isClosed() {
 				s.endSession()
 			}
 			_ = c.Close()

@@ -50,7 +50,7 @@ func runLoad(ctx context.Context, s subject, o options, from time.Time) ([]time.
 
 // query is one worker of short queries. It records into its own slice, so that recording waits for nobody.
 func (l *load) query(ctx context.Context, seed uint64, samples []time.Duration) []time.Duration {
-	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // nothing to guess
+	random := rand.New(rand.NewPCG(seed, 1))
 	for {
 		time.Sleep(l.think/2 + rand.N(l.think))
 		start := time.Now()

@@ -122,7 +122,7 @@ func (e *env) measureConnect(ctx context.Context, r *steadyResult) (err error) {
 }
 
 func (e *env) openPools(ctx context.Context, minConns, maxConns int) (ps pools, vault *pgvault.Pool, closeAll func() error, err error) {
-	limit := func(c *pgxpool.Config) { c.MinConns, c.MaxConns = int32(minConns), int32(maxConns) } //nolint:gosec // a flag of ours
+	limit := func(c *pgxpool.Config) { c.MinConns, c.MaxConns = int32(minConns), int32(maxConns) }
 	var opened []func() error
 	closeAll = func() error {
 		var errs []error

@@ -44,44 +44,56 @@ func (u userTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.Trac
 	u.add("TraceQueryStart")
 	return ctx
 }
+
 func (u userTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {
 	u.add("TraceQueryEnd")
 }
+
 func (u userTracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
 	u.add("TraceBatchStart")
 	return ctx
 }
+
 func (u userTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {
 	u.add("TraceBatchQuery")
 }
+
 func (u userTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {
 	u.add("TraceBatchEnd")
 }
+
 func (u userTracer) TraceCopyFromStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceCopyFromStartData) context.Context {
 	u.add("TraceCopyFromStart")
 	return ctx
 }
+
 func (u userTracer) TraceCopyFromEnd(context.Context, *pgx.Conn, pgx.TraceCopyFromEndData) {
 	u.add("TraceCopyFromEnd")
 }
+
 func (u userTracer) TracePrepareStart(ctx context.Context, _ *pgx.Conn, _ pgx.TracePrepareStartData) context.Context {
 	u.add("TracePrepareStart")
 	return ctx
 }
+
 func (u userTracer) TracePrepareEnd(context.Context, *pgx.Conn, pgx.TracePrepareEndData) {
 	u.add("TracePrepareEnd")
 }
+
 func (u userTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
 	u.add("TraceConnectStart")
 	return ctx
 }
+
 func (u userTracer) TraceConnectEnd(context.Context, pgx.TraceConnectEndData) {
 	u.add("TraceConnectEnd")
 }
+
 func (u userTracer) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
 	u.add("TraceAcquireStart")
 	return ctx
 }
+
 func (u userTracer) TraceAcquireEnd(context.Context, *pgxpool.Pool, pgxpool.TraceAcquireEndData) {
 	u.add("TraceAcquireEnd")
 }

@@ -227,7 +227,7 @@ func TestBadInput_Sources(t *testing.T) {
 		"none":                   func(c *pgvault.Config) { c.Vault.Path = "" },
 		"Rotator and Rotation":   func(c *pgvault.Config) { c.Vault.Path, c.Rotator = "", r },
 		"no pool":                func(c *pgvault.Config) { c.Config = nil },
-		"a pool of one's own":    func(c *pgvault.Config) { c.Config.MaxConns = 0 },
+		"a pool of one's own":    func(c *pgvault.Config) { c.MaxConns = 0 },
 		"a negative duration":    func(c *pgvault.Config) { c.Rotation.DrainTimeout = -1 },
 		"a bound that cannot be": func(c *pgvault.Config) { c.Rotation.MaxUnrevoked = 1 },
 	} {

@@ -67,7 +67,7 @@ func (p *vaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			f.before()
 		}
 	}
-	answer, body, err := p.forward(r)
+	answer, body, err := p.forward(r) //nolint:bodyclose // forward has read and closed it
 	entry := vaultRequest{at: time.Now(), method: r.Method, path: path}
 	if err == nil {
 		entry.status = answer.StatusCode
