@@ -200,6 +200,43 @@ func TestHazard31TTLIsTheDeadline(t *testing.T) {
 	})
 }
 
+// hazard 31: leases that all end with the same token are not replaced ever faster
+// as that comes near, and those that were of no use are given back.
+func TestHazard31NoRushAtTheTokensEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, hourLease)
+		tokenEnds := g.t0.Add(90 * time.Minute) // guarded by the source's mutex
+		tokenLeft := func() time.Duration {
+			g.source.mu.Lock()
+			defer g.source.mu.Unlock()
+			return time.Until(tokenEnds)
+		}
+		g.source.onAnswer = func(_ int, c Credential, l Lease) (Credential, Lease, error) {
+			left := tokenLeft()
+			l.TTL, l.Capped = max(time.Second, min(l.TTL, left)), left < time.Hour
+			return c, l, nil
+		}
+		g.source.onRenew = func(_ int, l Lease, inc time.Duration) (Lease, error) {
+			l.TTL = min(inc, tokenLeft())
+			return l, nil
+		}
+		g.start(Config{})
+		p := g.pool("db")
+		p.idle(t)
+		g.at(90*time.Minute - 30*time.Second)
+		if n := len(g.source.issueTimes()); n > 30 {
+			t.Errorf("%d issues in the last minutes of the token", n)
+		}
+		g.wantEvents(map[EventKind]int{CredentialLost: 0})
+		g.source.set(func(*fakeSource) { tokenEnds = g.t0.Add(100 * time.Hour) }) // another login
+		g.at(91 * time.Minute)
+		g.wantEvents(map[EventKind]int{DrainDeadline: 0})
+		if s := g.r.Status(); !s.Usable || s.LeaseLeft < 50*time.Minute || s.Unrevoked != 1 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 // A credential without an end is left alone for ever, and one that is over and
 // found unchanged comes back.
 func TestEndlessAndStatic(t *testing.T) {

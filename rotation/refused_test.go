@@ -18,11 +18,25 @@ func TestHazard43ManyRefusalsOneRotation(t *testing.T) {
 		g.at(40 * time.Minute)
 		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { time.Sleep(2 * time.Second); return nil } })
 		g.w.set(func(w *world) { w.bad["u1"] = true })
-		var callers sync.WaitGroup
+		var callers, refused sync.WaitGroup
+		refused.Add(100)
 		for i := range 200 {
 			callers.Go(func() {
 				pool := []*fakePool{p, q}[i%2]
-				time.Sleep(time.Duration(i) * 5 * time.Millisecond)
+				if i < 100 { // all of them log in before the first one can report it
+					raw, c := pool.newSocket(false)
+					gen, err := pool.a.BindCurrent(c)
+					if err != nil || !errors.Is(raw.login(gen.Credential().Username()), ErrRefused) {
+						t.Errorf("a login before anybody knows: %v", err)
+					}
+					_ = c.Close()
+					refused.Done()
+					refused.Wait()
+					pool.a.Refused(gen, ErrRefused)
+				} else {
+					refused.Wait()
+					time.Sleep(time.Duration(i) * 5 * time.Millisecond)
+				}
 				for {
 					_, err := pool.connect(false, false)
 					if err == nil {
@@ -76,10 +90,16 @@ func TestHazard43RefusalsJoinAndLateOnesAreIgnored(t *testing.T) {
 		for range 10 {
 			p.a.Refused(old, ErrRefused)
 		}
+		// Nor does one about a generation that nobody ever complained of.
+		good, _ := p.a.Current()
+		g.source.set(func(s *fakeSource) { s.onIssue = nil })
+		g.at(10 * time.Minute)
+		g.rotate()
+		p.a.Refused(good, ErrRefused)
 		g.at(30 * time.Minute)
-		g.wantCurrent(2)
-		g.wantCalls(2, 0, 1)
-		g.wantEvents(map[EventKind]int{LoginRefused: 1})
+		g.wantCurrent(3)
+		g.wantCalls(3, 0, 2)
+		g.wantEvents(map[EventKind]int{LoginRefused: 1, CredentialLost: 1})
 	})
 }
 
