@@ -227,7 +227,7 @@ func TestHazard31NoRushAtTheTokensEnd(t *testing.T) {
 		if n := len(g.source.issueTimes()); n > 30 {
 			t.Errorf("%d issues in the last minutes of the token", n)
 		}
-		g.wantEvents(map[EventKind]int{CredentialLost: 0})
+		g.wantEvents(map[EventKind]int{CredentialLost: 0, Published: 1})
 		g.source.set(func(*fakeSource) { tokenEnds = g.t0.Add(100 * time.Hour) }) // another login
 		g.at(91 * time.Minute)
 		g.wantEvents(map[EventKind]int{DrainDeadline: 0})

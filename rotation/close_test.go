@@ -21,16 +21,16 @@ func TestHazard44CloseAtEveryStep(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		setup func(g *rig) // before the rotation begins, at one minute
+		setup func(g *rig) // before the rotation begins, after ten minutes
 		at    time.Duration
 		story EventKind // which has happened by then
 		calls [2]int    // issues, revocations in the end
 	}{
-		{"at rest", nil, 50 * time.Second, Published, [2]int{1, 1}},
-		{"issue under way", slow(2 * time.Second), 61 * time.Second, Published, [2]int{2, 2}},
+		{"at rest", nil, 5 * time.Minute, Published, [2]int{1, 1}},
+		{"issue under way", slow(2 * time.Second), 10*time.Minute + time.Second, Published, [2]int{2, 2}},
 		{"issue failed, retry due", func(g *rig) {
 			g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { return errSealed } })
-		}, 61 * time.Second, IssueFailed, [2]int{2, 1}},
+		}, 10*time.Minute + time.Second, IssueFailed, [2]int{2, 1}},
 		{"probe under way", func(g *rig) {
 			g.pools[0].set(func(p *fakePool) {
 				p.onProbe = func(_ context.Context, gen *Generation) ProbeResult {
@@ -42,7 +42,7 @@ func TestHazard44CloseAtEveryStep(t *testing.T) {
 					return ProbeResult{Accepted: 1}
 				}
 			})
-		}, 61 * time.Second, Issued, [2]int{2, 2}},
+		}, 10*time.Minute + time.Second, Issued, [2]int{2, 2}},
 		{"probe that heeds its context", func(g *rig) {
 			g.pools[0].set(func(p *fakePool) {
 				p.onProbe = func(ctx context.Context, gen *Generation) ProbeResult {
@@ -54,21 +54,21 @@ func TestHazard44CloseAtEveryStep(t *testing.T) {
 					return ProbeResult{Unknown: 1, Err: ctx.Err()}
 				}
 			})
-		}, 61 * time.Second, Issued, [2]int{2, 2}},
+		}, 10*time.Minute + time.Second, Issued, [2]int{2, 2}},
 		{"probe failed, retry due", func(g *rig) {
 			g.pools[0].answer(ProbeResult{Unknown: 1, Err: errUnreachable})
-		}, 65 * time.Second, ProbeFailed, [2]int{2, 2}},
-		{"draining", nil, 2 * time.Minute, Draining, [2]int{2, 2}},
+		}, 10*time.Minute + 5*time.Second, ProbeFailed, [2]int{2, 2}},
+		{"draining", nil, 11 * time.Minute, Draining, [2]int{2, 2}},
 		{"sessions being ended", func(g *rig) {
 			g.pools[0].set(func(p *fakePool) {
 				p.onEnd = func(context.Context, *Generation, []*Conn) error { time.Sleep(time.Second); return nil }
 			})
-		}, 6*time.Minute + 500*time.Millisecond, DrainDeadline, [2]int{2, 2}},
+		}, 15*time.Minute + 500*time.Millisecond, DrainDeadline, [2]int{2, 2}},
 		{"revocation under way", func(g *rig) {
 			g.source.set(func(s *fakeSource) {
 				s.onRevoke = func(context.Context, int, Lease) error { time.Sleep(time.Second); return nil }
 			})
-		}, 6*time.Minute + 500*time.Millisecond, Drained, [2]int{2, 2}},
+		}, 15*time.Minute + 500*time.Millisecond, Drained, [2]int{2, 2}},
 		{"revocation failed, retry due", func(g *rig) {
 			g.source.set(func(s *fakeSource) {
 				s.onRevoke = func(_ context.Context, n int, _ Lease) error {
@@ -78,8 +78,8 @@ func TestHazard44CloseAtEveryStep(t *testing.T) {
 					return nil
 				}
 			})
-		}, 6*time.Minute + 5*time.Second, RevokeFailed, [2]int{2, 9}},
-		{"retired", nil, 7 * time.Minute, Revoked, [2]int{2, 2}},
+		}, 15*time.Minute + 5*time.Second, RevokeFailed, [2]int{2, 9}},
+		{"retired", nil, 16 * time.Minute, Revoked, [2]int{2, 2}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -92,7 +92,7 @@ func TestHazard44CloseAtEveryStep(t *testing.T) {
 				}
 				rotated := make(chan error, 1)
 				go func() {
-					time.Sleep(time.Minute)
+					time.Sleep(10 * time.Minute)
 					rotated <- g.r.Rotate(context.Background())
 				}()
 				g.at(c.at)
