@@ -314,10 +314,23 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 	case reject:
 		l.rejectCandidate(fmt.Errorf("the new credential cannot log in: %w", p.Err))
 	case probeAgain:
-		op.probeAt = now.add(backoff(op.probes, 100*time.Millisecond, 2*time.Second, 0, l.r.random()))
+		op.probeAt = now.add(l.untilProbe(now, op.probes))
 		l.failed("probe", op.probes, p.Err)
 		l.emit(Event{Kind: ProbeFailed, Generation: op.gen.id, Attempt: op.probes, RetryAt: op.probeAt.t, Err: p.Err})
 	}
+}
+
+// untilProbe is how long to wait for the next proof: not past the moment from which
+// the old credential is too near its end to wait for a better answer.
+func (l *loop) untilProbe(now instant, probes int) time.Duration {
+	wait := backoff(probes, 100*time.Millisecond, 2*time.Second, 0, l.r.random())
+	if l.current == nil || l.lost != nil {
+		return wait
+	}
+	if near := l.current.term.left(now) - l.current.term.lead(l.r.config)/2; near >= 0 {
+		wait = min(wait, near+time.Millisecond)
+	}
+	return wait
 }
 
 // rejectCandidate gives the new credential back unused. The old one stays.

@@ -313,3 +313,21 @@ func TestProve(t *testing.T) {
 		})
 	}
 }
+
+// hazard 52: the next probe is not put off past the end of the old credential.
+func TestHazard52FullServerAndShortLeases(t *testing.T) {
+	for _, jitter := range []float64{0, 0.2, 0.4, 0.6, 0.8, 0.99} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newRig(t, Lease{TTL: 4 * time.Second, Revocable: true})
+			g.jitter = jitter
+			g.start(Config{})
+			p := g.pool("db")
+			p.answer(ProbeResult{Unknown: 1, Err: errUnreachable})
+			g.at(time.Minute)
+			g.wantEvents(map[EventKind]int{CredentialLost: 0})
+			if g.count(Published) < 10 {
+				t.Errorf("jitter %v: %d rotations in a minute", jitter, g.count(Published))
+			}
+		})
+	}
+}

@@ -23,6 +23,7 @@ var hourLease = Lease{TTL: time.Hour, Renewable: true, Revocable: true}
 // rig is an engine in a bubble, with fakes all round it. Its cleanup closes the
 // engine and checks what must hold after every test.
 type rig struct {
+	jitter float64 // what every die shows
 	t      *testing.T
 	w      *world
 	source *fakeSource
@@ -74,7 +75,7 @@ func (g *rig) tryStart(ctx context.Context, source Source, c Config) error {
 		g.reads.Add(1)
 		return instant{time.Now(), time.Duration(g.skew.Load())}
 	}
-	r.random = func() float64 { return 0 }
+	r.random = func() float64 { return g.jitter }
 	r.Subscribe(g.record)
 	g.t.Cleanup(g.check)
 	return r.start(ctx)
