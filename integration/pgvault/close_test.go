@@ -21,37 +21,39 @@ func TestHazard44_CloseInMidRotation(t *testing.T) {
 	t.Parallel()
 	for _, point := range []struct {
 		name string
+		// waits says that Close has to wait there.
+		waits bool
 		// reach begins a rotation and returns once it is at the point, with what lets it go on.
 		reach func(t *testing.T, s *service, hook *gate) (goOn func())
 	}{
-		{"issue in flight", func(t *testing.T, s *service, _ *gate) func() {
+		{"issue in flight", true, func(t *testing.T, s *service, _ *gate) func() {
 			t.Helper()
 			answers := s.vault.hold(s.role.CredsPath)
 			go func() { _ = s.Rotate(context.Background()) }() // ends with the close
 			answers.queue(t, 1)
 			return answers.open
 		}},
-		{"probe", func(t *testing.T, s *service, hook *gate) func() {
+		{"probe", false, func(t *testing.T, s *service, hook *gate) func() {
 			t.Helper()
 			hook.shutFor(1)
 			go func() { _ = s.Rotate(context.Background()) }()
 			hook.queue(t, 1)
 			return hook.open
 		}},
-		{"replacement", func(t *testing.T, s *service, hook *gate) func() {
+		{"replacement", false, func(t *testing.T, s *service, hook *gate) func() {
 			t.Helper()
 			hook.shutAfter(1, 1) // the first is the probe
 			s.rotate(t)
 			hook.queue(t, 1)
 			return hook.open
 		}},
-		{"draining", func(t *testing.T, s *service, _ *gate) func() {
+		{"draining", true, func(t *testing.T, s *service, _ *gate) func() {
 			t.Helper()
 			held := s.acquire(t)
 			s.rotate(t)
 			return held.Release
 		}},
-		{"revocation", func(t *testing.T, s *service, _ *gate) func() {
+		{"revocation", true, func(t *testing.T, s *service, _ *gate) func() {
 			t.Helper()
 			answers := s.vault.hold("sys/leases/revoke")
 			s.rotate(t)
@@ -74,6 +76,13 @@ func TestHazard44_CloseInMidRotation(t *testing.T) {
 			eventually(t, "the pool is closed", func(ctx context.Context) bool {
 				return s.AcquireFunc(ctx, func(*pgxpool.Conn) error { return nil }) != nil
 			})
+			if point.waits {
+				select {
+				case err := <-closed:
+					t.Fatalf("Shutdown did not wait: %v", err)
+				case <-time.After(300 * time.Millisecond): // in which it could have returned
+				}
+			}
 			goOn()
 			check(t, receive(t, "Shutdown", closed))
 			s.checkNothingLeft(t)

@@ -260,8 +260,8 @@ func TestHazard34_TemporaryTable(t *testing.T) {
 	s.waitRevoked(t, 1, old)
 }
 
-// hazard 49: at the drain deadline a statement is running, which would go on without its socket: its
-// session is gone before the lease is revoked, and what it wrote is not committed.
+// hazard 49: at the drain deadline a statement is running, which would go on without its socket, and does
+// not heed that it is cancelled: its session is gone before the lease is revoked, and what it wrote is not committed.
 func TestHazard49_StatementPastDeadline(t *testing.T) {
 	t.Parallel()
 	s := open(t, setup{configure: drainTimeout(500 * time.Millisecond)})
@@ -274,13 +274,13 @@ func TestHazard49_StatementPastDeadline(t *testing.T) {
 	_, err = tx.Exec(t.Context(), "INSERT INTO items (name) VALUES ($1)", rowName(t, 1))
 	check(t, err)
 	go func() {
-		_, err := tx.Exec(context.Background(), "SELECT pg_sleep($1)", 600)
+		_, err := tx.Exec(context.Background(), "SELECT stubborn_sleep($1)", 600)
 		done <- err
 	}()
 	eventually(t, "the statement runs", func(ctx context.Context) bool {
 		sessions, err := s.bed.Postgres.Sessions(ctx, old)
 		check(t, err)
-		return len(sessions) == 1 && sessions[0].State == "active" && strings.Contains(sessions[0].Query, "pg_sleep")
+		return len(sessions) == 1 && sessions[0].State == "active" && strings.Contains(sessions[0].Query, "stubborn_sleep")
 	})
 	s.rotate(t)
 	if err := receive(t, "the statement's end", done); !isEnded(err) {

@@ -276,6 +276,32 @@ func TestHazard55_HookHangs(t *testing.T) {
 	s.waitNothingLeft(t)
 }
 
+// hazard 55: a caller that hangs in PrepareConn has a connection, which is ended at the drain deadline as
+// any other that is in use. The caller gets another one.
+func TestHazard55_PrepareConnHangs(t *testing.T) {
+	t.Parallel()
+	var g gate
+	s := open(t, setup{params: "pool_max_conns=4", configure: func(c *pgvault.Config) {
+		c.Rotation.DrainTimeout = 300 * time.Millisecond
+		c.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+			_ = g.pass(context.Background())
+			return !conn.IsClosed(), nil
+		}
+	}})
+	t.Cleanup(g.open)
+	old := s.Rotator().Status().User
+	g.shutFor(1)
+	hanging := s.acquireAside(t.Context())
+	g.queue(t, 1)
+	s.rotate(t)
+	s.waitRevoked(t, 1, old)
+	check(t, s.Ping(t.Context()))
+	g.open()
+	got := receive(t, "Acquire", hanging)
+	check(t, got.err)
+	got.conn.Release()
+}
+
 // hazard 55: a subscriber that hangs or panics stops neither rotation nor the other subscribers.
 func TestHazard55_SubscriberHangsOrPanics(t *testing.T) {
 	t.Parallel()

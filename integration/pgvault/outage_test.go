@@ -3,6 +3,7 @@ package pgvault_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -148,8 +149,16 @@ func TestHazard26_VaultAwayPastTheEnd(t *testing.T) {
 	t.Parallel()
 	for i, outage := range outages {
 		t.Run(outage.name, func(t *testing.T) {
+			var dials atomic.Int64
 			s := open(t, setup{
 				bed: faulty.use(t), role: leaseOf(3*time.Second, 3*time.Second), params: "pool_max_conns=3",
+				configure: func(c *pgvault.Config) {
+					dial := c.ConnConfig.DialFunc
+					c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						dials.Add(1)
+						return dial(ctx, network, addr)
+					}
+				},
 			})
 			open := []*pgxpool.Conn{s.acquire(t), s.acquire(t)} // the third cannot be had
 			for _, conn := range open {
@@ -161,7 +170,11 @@ func TestHazard26_VaultAwayPastTheEnd(t *testing.T) {
 			lost := s.events.wait(t, rotation.CredentialLost, 1)
 			load.progress(t)
 			load.end()
+			dialled := dials.Load()
 			none := s.noCredential(t)
+			if n := dials.Load() - dialled; n > 0 {
+				t.Errorf("the database was dialled %d times without a credential", n)
+			}
 			if none.Since.Before(start) || none.Since.After(time.Now()) || none.Reason != lost.Reason || none.Unwrap() == nil {
 				t.Errorf("the error says since %v, because %q: %v", none.Since, none.Reason, none.Unwrap())
 			}

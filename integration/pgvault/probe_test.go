@@ -72,12 +72,12 @@ func TestHazard29_TriesAgainByItself(t *testing.T) {
 // again until there is room.
 func TestHazard52_ServerFullForAWhile(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{})
+	s := open(t, setup{configure: drainTimeout(time.Second)}) // which also bounds how long a refusal is tried
 	old := sessionUser(t, s)
 	s.updateRole(t, testbed.RoleOptions{Create: createUser(s.bed, "LOGIN CONNECTION LIMIT 0")})
 	rotated := make(chan error, 1)
 	go func() { rotated <- s.Rotate(t.Context()) }()
-	for _, e := range s.events.waitN(t, rotation.ProbeFailed, 2, 2) {
+	for _, e := range s.events.waitN(t, rotation.ProbeFailed, 2, 6) { // over 1.5 s
 		if !strings.Contains(e.Err.Error(), "53300") {
 			t.Errorf("the probe failed with %v", e.Err)
 		}

@@ -20,7 +20,17 @@ func createGroup(ctx context.Context, bed *testbed.Bed) error {
 	return bed.Postgres.Exec(ctx, fmt.Sprintf(`
 		CREATE ROLE %[1]s NOLOGIN;
 		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %[1]s;
-		GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO %[1]s`, group(bed)))
+		GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO %[1]s;
+		CREATE FUNCTION stubborn_sleep(seconds float8) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN
+			LOOP -- a cancelled statement ends, and with it a session whose client is gone: not this one
+				BEGIN
+					PERFORM pg_sleep(seconds);
+					RETURN;
+				EXCEPTION WHEN query_canceled THEN
+				END;
+			END LOOP;
+		END $$`, group(bed)))
 }
 
 func dropGroup(ctx context.Context, bed *testbed.Bed) error {
