@@ -180,6 +180,9 @@ func TestBadInput(t *testing.T) {
 			if !strings.HasPrefix(err.Error(), "pgvault: ") {
 				t.Errorf("the error does not say where it comes from: %v", err)
 			}
+			if n := len(s.vault.asked("")); n > 1 && (errors.Is(err, rotation.ErrDenied) || errors.Is(err, rotation.ErrInvalid)) {
+				t.Errorf("Vault was asked %d times for what it will not do", n)
+			}
 		})
 	}
 }
