@@ -25,7 +25,7 @@ type contextKey int
 
 const (
 	loginKey contextKey = iota // log in with this generation, not the current one
-	sweepKey                   // the caller is our own replacement of connections
+	sweepKey                   // the caller is our own replacer
 )
 
 // login is a generation to log in with, other than the current one: to prove it,
@@ -37,15 +37,24 @@ type login struct {
 
 func isSweep(ctx context.Context) bool { return ctx.Value(sweepKey) != nil }
 
-// chain puts our hooks before the user's, on a config that is ours.
+// chain puts our hooks before the user's, on a config that is ours. What is on
+// everybody's path does not ask whether the user has one.
 func (t *target) chain(c *pgxpool.Config) {
 	c.BeforeConnect = t.beforeConnect
 	c.ConnConfig.Tracer = t.tracer(c.ConnConfig.Tracer)
-	c.PrepareConn = t.prepareConn
+	if c.PrepareConn != nil || c.BeforeAcquire != nil {
+		c.PrepareConn = t.prepareConnAndUser
+	} else {
+		c.PrepareConn = t.prepareConn
+	}
+	if c.ShouldPing != nil {
+		c.ShouldPing = t.shouldPingOrUser
+	} else {
+		c.ShouldPing = t.shouldPing
+	}
 	if c.AfterConnect != nil {
 		c.AfterConnect = t.afterConnect
 	}
-	c.ShouldPing = t.shouldPing
 	if c.AfterRelease != nil { // it costs every release a goroutine
 		c.AfterRelease = t.afterRelease
 	}
@@ -64,6 +73,9 @@ func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 		// outer Pool waits, without one.
 		if _, err := t.att.Current(); err != nil {
 			return err
+		}
+		if r, ok := ctx.Value(sweepKey).(*replacer); ok {
+			r.built.Store(true)
 		}
 	}
 	attempt := &attempt{t: t, given: given, user: c.Tracer}
@@ -166,6 +178,9 @@ func (a *attempt) TraceConnectStart(ctx context.Context, data pgx.TraceConnectSt
 }
 
 func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
+	if data.Err != nil && a.given.g == nil {
+		a.t.doubt()
+	}
 	switch {
 	case data.Err == nil:
 		if a.conn != nil {
@@ -215,15 +230,16 @@ func trackedConn(c *pgx.Conn) *rotation.Conn {
 }
 
 // prepareConn keeps connections of a dead generation from callers. It is on
-// everybody's path: two pointers and an atomic load.
+// everybody's path: two atomic loads, unless an old generation has connections.
 func (t *target) prepareConn(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	if c := trackedConn(conn); c != nil {
-		if g := c.Generation(); g != nil && !g.Serving() && !t.mayServe(ctx, g) {
-			return false, nil
-		}
-	}
-	if t.user.PrepareConn == nil && t.user.BeforeAcquire == nil || isSweep(ctx) {
-		return true, nil
+	g := t.only.Load()
+	return g != nil && g.Serving() || t.mayServe(ctx, conn), nil
+}
+
+func (t *target) prepareConnAndUser(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	ok, err := t.prepareConn(ctx, conn)
+	if !ok || isSweep(ctx) {
+		return ok, err
 	}
 	return t.userPrepareConn(ctx, conn)
 }
@@ -237,29 +253,22 @@ func (t *target) userPrepareConn(ctx context.Context, conn *pgx.Conn) (ok bool, 
 	return t.user.BeforeAcquire(ctx, conn), nil
 }
 
-// mayServe decides about a connection whose generation is not current: dead, no;
-// draining, yes, unless the pool is saturated and it is time for this caller to
-// pay for a login.
-func (t *target) mayServe(ctx context.Context, g *rotation.Generation) bool {
-	if g.Dead() {
-		return false
-	}
-	return isSweep(ctx) || !t.toll.CompareAndSwap(true, false)
+const pingAfter = time.Second // pgxpool's default
+
+// shouldPing is pgxpool's rule, and once for a connection whose idle time we have
+// reset by taking it. Some time after we have stopped doing that, the rule comes
+// to the same by itself.
+func (t *target) shouldPing(_ context.Context, p pgxpool.ShouldPingParams) bool {
+	return p.IdleDuration > pingAfter || t.only.Load() == nil && wasSwept(p.Conn)
 }
 
-// shouldPing is pgxpool's rule or the user's, and once for a connection whose
-// idle time we have reset by taking it.
-func (t *target) shouldPing(ctx context.Context, p pgxpool.ShouldPingParams) bool {
-	ping := p.IdleDuration > time.Second // pgxpool's default
-	if t.user.ShouldPing != nil {
-		ping = t.user.ShouldPing(ctx, p)
-	}
-	if t.sweeps.Load() > 0 && !ping {
-		if s := sessionOf(trackedConn(p.Conn)); s != nil && s.swept.CompareAndSwap(true, false) {
-			return true
-		}
-	}
-	return ping
+func (t *target) shouldPingOrUser(ctx context.Context, p pgxpool.ShouldPingParams) bool {
+	return t.user.ShouldPing(ctx, p) || wasSwept(p.Conn)
+}
+
+func wasSwept(conn *pgx.Conn) bool {
+	s := sessionOf(trackedConn(conn))
+	return s != nil && s.swept.Load() && s.swept.CompareAndSwap(true, false)
 }
 
 func (t *target) afterRelease(conn *pgx.Conn) bool {

@@ -16,21 +16,27 @@ import (
 )
 
 // Replace gives the pool new connections for old ones, one at a time, while they
-// are idle.
+// are idle. It also makes up for those that the pool loses meanwhile.
 func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
-	pool := t.wait(ctx)
-	if pool == nil {
+	p := newPace(time.Now(), by, t.att.Connections(old))
+	r := &replacer{t: t, old: old, late: p.end}
+	r.ctx = context.WithValue(ctx, sweepKey, r)
+	next := t.begin(r)
+	if r.pool = t.wait(ctx); r.pool == nil {
 		return
 	}
-	defer t.toll.Store(false)
-	r := replacer{t: t, pool: pool, old: old, ctx: context.WithValue(ctx, sweepKey, true)}
-	p := newPace(time.Now(), by, t.att.Connections(old))
-	for {
-		left := t.att.Connections(old)
-		if left == 0 || ctx.Err() != nil {
+	size := r.pool.Stat().TotalConns()
+	for ctx.Err() == nil {
+		left, missing := t.att.Connections(old), int32(0)
+		if time.Now().Before(by) && !old.Dead() {
+			missing = max(0, size-r.pool.Stat().TotalConns())
+		}
+		if left == 0 && missing == 0 {
+			// What we gave back looks used just now until pgxpool pings it by itself.
+			time.AfterFunc(pingAfter, func() { t.end(r, next) })
 			return
 		}
-		r.round(p.over(time.Now()))
+		r.round(missing > 0)
 		select {
 		case <-ctx.Done():
 		case <-time.After(p.next(time.Now(), left)):
@@ -58,8 +64,6 @@ func newPace(start, by time.Time, n int) pace {
 	}
 }
 
-func (p *pace) over(now time.Time) bool { return !now.Before(p.end) }
-
 // next is the time to the next replacement, where left are to be replaced. While
 // they do not get fewer, neither replaced nor given up by a caller, it gets longer,
 // since each look takes every idle connection for some microseconds.
@@ -76,39 +80,49 @@ func (p *pace) next(now time.Time, left int) time.Duration {
 // later still goes to the pool.
 const loginTimeout = 10 * time.Second
 
-// replacer replaces the connections of one generation in one pool.
+// replacer replaces the connections of one generation in one pool. What is atomic
+// callers read too.
 type replacer struct {
 	t      *target
 	pool   *pgxpool.Pool
 	old    *rotation.Generation
 	ctx    context.Context // marked as a sweep
-	misses int
-	doubt  bool // the last login failed
+	misses int             // looks in a row at which no old connection was idle
+	built  atomic.Bool     // the last Acquire built a connection
+
+	late  time.Time    // from when on no caller gets an old connection
+	doubt atomic.Bool  // the last login failed, whoever's it was
+	spare atomic.Int32 // so many callers get an idle connection instead of an old one
+	toll  atomic.Int32 // so many get another one even if they have to wait for it
 }
 
-// round replaces one connection, if one is idle. If none ever is, the next caller
-// who is handed an old connection gets another one instead: an idle one if there
-// is any, else one that it has to wait for.
-func (r *replacer) round(late bool) {
-	if r.old.Dead() {
-		give(r.takeIdle()) // taking destroys the dead ones
-		return
-	}
-	if r.doubt = r.doubt && !r.canLogIn(); r.doubt {
-		return // what is open is worth more than what is new
-	}
-	idle := r.takeIdle()
-	i := slices.IndexFunc(idle, r.isOld)
-	if i < 0 {
-		give(idle)
-		if r.misses++; late || len(idle) == 0 || r.misses > 3 {
-			r.t.toll.Store(true)
+// round replaces one connection, if one is idle, or adds one that is missing.
+func (r *replacer) round(missing bool) {
+	if r.doubt.Load() && !r.old.Dead() {
+		if !r.canLogIn() {
+			return // what is open is worth more than what is new
 		}
+		r.doubt.Store(false)
+	}
+	open := r.t.gate.close()
+	defer open()
+	idle := r.takeIdle() // destroys the dead ones
+	if i := slices.IndexFunc(idle, r.isOld); i >= 0 {
+		r.misses = 0
+		r.spare.Store(0)
+		victim := idle[i]
+		r.replace(victim, slices.Delete(idle, i, i+1), open)
 		return
 	}
-	r.misses = 0
-	victim := idle[i]
-	r.replace(victim, slices.Delete(idle, i, i+1))
+	r.spare.Store(int32(len(idle))) //nolint:gosec // no pool has more connections than fit
+	if r.misses++; len(idle) == 0 || r.misses > 3 {
+		r.toll.Store(1)
+	}
+	if missing && len(idle) > 0 { // where none is idle, callers build what they need
+		r.build(idle, open)
+		return
+	}
+	give(idle)
 }
 
 func (r *replacer) isOld(c *pgxpool.Conn) bool {
@@ -116,31 +130,45 @@ func (r *replacer) isOld(c *pgxpool.Conn) bool {
 	return tracked != nil && tracked.Generation() == r.old
 }
 
-// replace logs a new connection in and closes victim. pgxpool builds a connection
-// only in Acquire, and only while none is idle: so all that are idle have been
-// taken, and others are given back as soon as Acquire has decided to build.
-func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn) {
+// replace logs a new connection in and closes victim.
+func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn, open func()) {
 	var gone *pgx.Conn
 	if stat := r.pool.Stat(); stat.TotalConns() >= stat.MaxConns() {
 		gone = victim.Hijack() // the slot must be free; Destroy would hold it on
 	}
-	giveOthers := sync.OnceFunc(func() { give(others) })
-	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
-	defer cancel()
-	fresh, err := r.pool.Acquire(&deciding{Context: ctx, decided: giveOthers})
-	giveOthers()
-	if r.doubt = err != nil; !r.doubt {
-		giveOne(fresh, false)
-	}
+	built := r.build(others, open)
 	switch {
-	case gone != nil:
-	case err != nil:
+	case gone != nil: // if nothing was built, it is missing
+	case built:
+		gone = victim.Hijack()
+	default:
 		giveOne(victim, true) // as good as before
 		return
-	default:
-		gone = victim.Hijack()
 	}
 	r.t.discard(gone)
+}
+
+// build logs a new connection in and reports whether it did. pgxpool builds one
+// only in Acquire, and only while none is idle: so all that are idle have been
+// taken, and others are given back as soon as Acquire has decided to build. It may
+// also get one that a caller has just released.
+func (r *replacer) build(others []*pgxpool.Conn, open func()) bool {
+	giveBack := sync.OnceFunc(func() {
+		give(others)
+		open()
+	})
+	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
+	defer cancel()
+	r.built.Store(false)
+	c, err := r.pool.Acquire(&deciding{Context: ctx, decided: giveBack})
+	giveBack()
+	r.doubt.Store(err != nil)
+	if err != nil {
+		return false
+	}
+	built := r.built.Load()
+	giveOne(c, !built)
+	return built
 }
 
 // canLogIn tries a login outside the pool. On a server that is full, closing an old
@@ -160,10 +188,7 @@ func (r *replacer) canLogIn() bool {
 	return err == nil || errors.As(err, &refusal) && refusal.Code == "53300" // too_many_connections
 }
 
-func (r *replacer) takeIdle() []*pgxpool.Conn {
-	r.t.sweeps.Add(1)
-	return r.pool.AcquireAllIdle(r.ctx)
-}
+func (r *replacer) takeIdle() []*pgxpool.Conn { return r.pool.AcquireAllIdle(r.ctx) }
 
 // give returns connections that were taken, in the order in which they were idle:
 // the one to be used next comes last.

@@ -31,10 +31,16 @@ func (p *Pool) again(ctx context.Context, attempt int, err error) (bool, error) 
 	return true, nil
 }
 
+// inner is the embedded pool, at a moment when what is idle can be had.
+func (p *Pool) inner(ctx context.Context) *pgxpool.Pool {
+	p.target.gate.pass(ctx)
+	return p.Pool
+}
+
 // Acquire returns a connection, as pgxpool.Pool.Acquire does.
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	for attempt := 0; ; attempt++ {
-		c, err := p.Pool.Acquire(ctx)
+		c, err := p.inner(ctx).Acquire(ctx)
 		if err == nil {
 			return c, nil
 		}
@@ -58,7 +64,7 @@ func (p *Pool) AcquireFunc(ctx context.Context, f func(*pgxpool.Conn) error) err
 // Exec is pgxpool.Pool.Exec.
 func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	for attempt := 0; ; attempt++ {
-		tag, err := p.Pool.Exec(ctx, sql, args...)
+		tag, err := p.inner(ctx).Exec(ctx, sql, args...)
 		if err == nil {
 			return tag, nil
 		}
@@ -71,7 +77,7 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 // Query is pgxpool.Pool.Query.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	for attempt := 0; ; attempt++ {
-		rows, err := p.Pool.Query(ctx, sql, args...)
+		rows, err := p.inner(ctx).Query(ctx, sql, args...)
 		if err == nil {
 			return rows, nil
 		}
@@ -89,7 +95,7 @@ func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
 // BeginTx is pgxpool.Pool.BeginTx.
 func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
 	for attempt := 0; ; attempt++ {
-		tx, err := p.Pool.BeginTx(ctx, options)
+		tx, err := p.inner(ctx).BeginTx(ctx, options)
 		if err == nil {
 			return tx, nil
 		}
@@ -103,7 +109,7 @@ func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, erro
 // connection.
 func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
 	for attempt := 0; ; attempt++ {
-		n, err := p.Pool.CopyFrom(ctx, table, columns, rows)
+		n, err := p.inner(ctx).CopyFrom(ctx, table, columns, rows)
 		if err == nil {
 			return n, nil
 		}
@@ -116,7 +122,7 @@ func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 // Ping is pgxpool.Pool.Ping.
 func (p *Pool) Ping(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
-		err := p.Pool.Ping(ctx)
+		err := p.inner(ctx).Ping(ctx)
 		if err == nil {
 			return nil
 		}
@@ -129,7 +135,7 @@ func (p *Pool) Ping(ctx context.Context) error {
 // QueryRow is pgxpool.Pool.QueryRow.
 func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	for attempt := 0; ; attempt++ {
-		row := p.Pool.QueryRow(ctx, sql, args...)
+		row := p.inner(ctx).QueryRow(ctx, sql, args...)
 		if !failedRow(row) {
 			return row
 		}
@@ -152,7 +158,7 @@ func (r rowError) Scan(...any) error { return r.err }
 // SendBatch is pgxpool.Pool.SendBatch.
 func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	for attempt := 0; ; attempt++ {
-		results := p.Pool.SendBatch(ctx, b)
+		results := p.inner(ctx).SendBatch(ctx, b)
 		if !failedBatch(results) {
 			return results
 		}

@@ -26,8 +26,11 @@ type target struct {
 	ready chan struct{} // closed once pool is set
 	pool  *pgxpool.Pool
 
-	toll   atomic.Bool  // the next caller of an old connection gets another one
-	sweeps atomic.Int64 // how often idle connections were taken and given back
+	gate gate
+	only atomic.Pointer[rotation.Generation] // while it serves, so do those of all connections; nil: look at each
+
+	mu        sync.Mutex                  // held to change replacers
+	replacers atomic.Pointer[[]*replacer] // one for each generation that is being replaced, or was a second ago
 }
 
 // host is one place the pool may dial: the entries of a connection string, less
@@ -56,7 +59,12 @@ func hostsOf(c *pgx.ConnConfig) []host {
 }
 
 // Attached is called before any other method.
-func (t *target) Attached(a *rotation.Attachment) { t.att = a }
+func (t *target) Attached(a *rotation.Attachment) {
+	t.att = a
+	if g, err := a.Current(); err == nil {
+		t.only.Store(g)
+	}
+}
 
 // Name is host:port/database of the first host.
 func (t *target) Name() string {

@@ -1,0 +1,90 @@
+package pgvault
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// What callers of Acquire get while a generation is being replaced.
+
+// begin makes r known to callers, and returns the generation that follows.
+func (t *target) begin(r *replacer) (next *rotation.Generation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.only.Store(nil)
+	replacers := append(slices.Clone(t.atWork()), r)
+	t.replacers.Store(&replacers)
+	next, _ = t.att.Current() // nil if there is none: we go on looking at each
+	return next
+}
+
+// end undoes begin.
+func (t *target) end(r *replacer, next *rotation.Generation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	replacers := slices.DeleteFunc(slices.Clone(t.atWork()), func(other *replacer) bool { return other == r })
+	t.replacers.Store(&replacers)
+	if len(replacers) == 0 {
+		t.only.Store(next)
+	}
+}
+
+func (t *target) atWork() []*replacer {
+	if replacers := t.replacers.Load(); replacers != nil {
+		return *replacers
+	}
+	return nil
+}
+
+// doubt has callers keep what is open, after a login failed, until another one
+// succeeds.
+func (t *target) doubt() {
+	for _, r := range t.atWork() {
+		r.doubt.Store(true)
+	}
+}
+
+// mayServe decides about a connection by its generation: dead, no; draining, yes,
+// unless it is time for this caller to get another one.
+func (t *target) mayServe(ctx context.Context, conn *pgx.Conn) bool {
+	c := trackedConn(conn)
+	if c == nil {
+		return true
+	}
+	g := c.Generation()
+	switch {
+	case g == nil || g.Serving():
+		return true
+	case g.Dead():
+		return false
+	case isSweep(ctx):
+		return true
+	}
+	for _, r := range t.atWork() {
+		if r.old == g && r.switches() {
+			t.gate.pass(ctx) // the caller looks for another one now
+			return false
+		}
+	}
+	return true
+}
+
+// switches reports whether a caller who was handed an old connection gets another
+// one. In the second half of the drain window everybody does, so that no use
+// shorter than that is cut. Before, it is those for whom a new one is idle, when no
+// old one was at the last look; and, if none was idle at all or some are never
+// seen idle, one caller after each look, who may have to wait for a login.
+func (r *replacer) switches() bool {
+	if r.doubt.Load() {
+		return false
+	}
+	free := r.spare.Load() > 0 && r.t.pool.Stat().IdleConns() > 0
+	return free && r.spare.Add(-1) >= 0 ||
+		r.toll.Load() > 0 && r.toll.Add(-1) >= 0 ||
+		time.Now().After(r.late)
+}
