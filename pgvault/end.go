@@ -16,6 +16,7 @@ import (
 // End ends sessions at the server. Their sockets are closed; a backend that is
 // idle notices, one that is executing does not before it has finished.
 func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotation.Conn) error {
+	t.ended.Store(true)
 	servers := make(map[string][]*session)
 	addrs := make(map[string]net.Addr)
 	for _, c := range conns {

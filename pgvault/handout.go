@@ -29,7 +29,7 @@ func (t *target) end(r *replacer, next *rotation.Generation) {
 	defer t.mu.Unlock()
 	replacers := slices.DeleteFunc(slices.Clone(t.atWork()), func(other *replacer) bool { return other == r })
 	t.replacers.Store(&replacers)
-	if len(replacers) == 0 {
+	if len(replacers) == 0 && !t.ended.Load() {
 		t.only.Store(next)
 	}
 }

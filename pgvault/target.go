@@ -29,6 +29,10 @@ type target struct {
 	gate gate
 	only atomic.Pointer[rotation.Generation] // while it serves, so do those of all connections; nil: look at each
 
+	// End has closed sockets of connections that their users may give back yet: look
+	// at each from then on.
+	ended atomic.Bool
+
 	mu        sync.Mutex                  // held to change replacers
 	replacers atomic.Pointer[[]*replacer] // one for each generation that is being replaced, or was a second ago
 }

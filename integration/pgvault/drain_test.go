@@ -297,3 +297,19 @@ func TestHazard49_StatementPastDeadline(t *testing.T) {
 		t.Errorf("%d of its rows are there", n)
 	}
 }
+
+// hazard 11: one that is given back at last, long after its socket was closed, is not handed out again.
+func TestHazard11_GivenBackAfterTheDeadline(t *testing.T) {
+	t.Parallel()
+	s := open(t, setup{params: "pool_max_conns=1", configure: drainTimeout(300 * time.Millisecond)})
+	old := s.Rotator().Status().User
+	leaked := s.acquire(t)
+	s.rotate(t)
+	s.waitRevoked(t, 1, old)
+	// The pool stops looking at each connection a second after a rotation.
+	time.Sleep(1500 * time.Millisecond)
+	leaked.Release()
+	if _, err := s.Pool.Exec(t.Context(), "SELECT 1"); err != nil {
+		t.Errorf("the next caller was handed it: %v", err)
+	}
+}
