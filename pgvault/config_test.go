@@ -153,6 +153,7 @@ func FuzzParseConfig(f *testing.F) {
 		{"postgres://alice:", "@db/app"},
 		{"postgres://alice:", "@h1:5432,h2:54x/app"},
 		{"postgres://alice:x/", "@db/app"},
+		{"postgres://alice:", "/x@db/app"},
 		{"postgres://db/app?password=", "&sslmode=bogus"},
 		{"postgres://db/app?p%61ssword=", ""},
 		{"postgres://db:", "@/app"},

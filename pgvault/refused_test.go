@@ -28,6 +28,7 @@ var (
 	badPassword = answer{code: "28P01", message: "password authentication failed for user"}
 	noLogin     = answer{code: "28000", message: "role is not permitted to log in", routine: "InitializeSessionUserId"}
 	noRole      = answer{code: "28000", message: "role does not exist", routine: "InitializeSessionUserId"}
+	noRule      = answer{code: "28000", message: "no pg_hba.conf entry for host, no encryption", routine: "ClientAuthentication"}
 	noGrant     = answer{code: "42501", message: "permission denied for database"}
 	pgBouncer   = answer{code: "08P01", message: "password authentication failed"}
 	protocol    = answer{code: "08P01", message: "unsupported startup parameter"}
@@ -58,6 +59,10 @@ func TestRefusedLogin(t *testing.T) {
 		"one refuses, one is down":  {[]answer{noLogin, unreachable}, true},
 		"one is down, one refuses":  {[]answer{unreachable, badPassword}, true},
 		"one is full, one refuses":  {[]answer{full, noLogin}, true},
+		"no rule lets it in":        {[]answer{noRule}, true},
+		"down, and without TLS no":  {[]answer{unreachable, noRule}, false},
+		"full, and without TLS no":  {[]answer{full, noRule}, false},
+		"refused with TLS and not":  {[]answer{noLogin, noRule}, true},
 		"all are down":              {[]answer{unreachable, unreachable}, false},
 		"one is down, one is full":  {[]answer{unreachable, full}, false},
 	} {
