@@ -309,7 +309,7 @@ func TestHazard11_GivenBackAfterTheDeadline(t *testing.T) {
 	// The pool stops looking at each connection a second after a rotation.
 	time.Sleep(1500 * time.Millisecond)
 	leaked.Release()
-	if _, err := s.Pool.Exec(t.Context(), "SELECT 1"); err != nil {
+	if _, err := s.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Errorf("the next caller was handed it: %v", err)
 	}
 }

@@ -151,7 +151,7 @@ func TestHazard26_VaultAwayPastTheEnd(t *testing.T) {
 		t.Run(outage.name, func(t *testing.T) {
 			var dials atomic.Int64
 			s := open(t, setup{
-				bed: faulty.use(t), role: leaseOf(3*time.Second, 3*time.Second), params: "pool_max_conns=3",
+				bed: faulty.use(t), role: leaseOf(6*time.Second, 6*time.Second), params: "pool_max_conns=3",
 				configure: func(c *pgvault.Config) {
 					dial := c.ConnConfig.DialFunc
 					c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -223,7 +223,7 @@ func (s *service) noCredential(t *testing.T) (none *rotation.NoCredentialError) 
 // slot, and Close keeps its bound. What Vault does after that is undone.
 func TestHazard10_VaultHangs(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{bed: faulty.use(t), role: leaseOf(3*time.Second, 3*time.Second), params: "pool_max_conns=2"})
+	s := open(t, setup{bed: faulty.use(t), role: leaseOf(6*time.Second, 6*time.Second), params: "pool_max_conns=2"})
 	held := s.acquire(t)
 	up := takeDown(t, 2, s.bed.Vault)
 	s.events.wait(t, rotation.CredentialLost, 1)

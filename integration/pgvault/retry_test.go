@@ -146,10 +146,11 @@ func TestHazard35_EveryMethodRetries(t *testing.T) {
 			s.dropRole(t, s.Rotator().Status().User)
 			answers := s.vault.hold(s.role.CredsPath)
 
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			const deadline = 2 * time.Second // time enough for the login that is refused
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
 			defer cancel()
 			var err error
-			within(t, 500*time.Millisecond, method, func() { err = call(ctx, s, t.Name()) })
+			within(t, deadline, method, func() { err = call(ctx, s, t.Name()) })
 			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "password authentication failed") {
 				t.Errorf("without a credential it returned %v, which does not say why it waited in vain", err)
 			}
