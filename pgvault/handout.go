@@ -75,16 +75,12 @@ func (t *target) mayServe(ctx context.Context, conn *pgx.Conn) bool {
 }
 
 // switches reports whether a caller who was handed an old connection gets another
-// one. In the second half of the drain window everybody does, so that no use
-// shorter than that is cut. Before, it is those for whom a new one is idle, when no
-// old one was at the last look; and, if none was idle at all or some are never
-// seen idle, one caller after each look, who may have to wait for a login.
+// one: an idle one if there is any, else one that it has to wait for. In the second
+// half of the drain window everybody does, so that no use shorter than that is cut;
+// before, one caller after each look at which none was idle, or no old one for long.
 func (r *replacer) switches() bool {
 	if r.doubt.Load() {
 		return false
 	}
-	free := r.spare.Load() > 0 && r.t.pool.Stat().IdleConns() > 0
-	return free && r.spare.Add(-1) >= 0 ||
-		r.toll.Load() > 0 && r.toll.Add(-1) >= 0 ||
-		time.Now().After(r.late)
+	return r.toll.Load() && r.toll.CompareAndSwap(true, false) || time.Now().After(r.late)
 }

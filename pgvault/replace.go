@@ -90,10 +90,9 @@ type replacer struct {
 	misses int             // looks in a row at which no old connection was idle
 	built  atomic.Bool     // the last Acquire built a connection
 
-	late  time.Time    // from when on no caller gets an old connection
-	doubt atomic.Bool  // the last login failed, whoever's it was
-	spare atomic.Int32 // so many callers get an idle connection instead of an old one
-	toll  atomic.Int32 // so many get another one even if they have to wait for it
+	late  time.Time   // from when on no caller gets an old connection
+	toll  atomic.Bool // the next caller does not either
+	doubt atomic.Bool // the last login failed, whoever's it was: they do
 }
 
 // round replaces one connection, if one is idle, or adds one that is missing.
@@ -109,14 +108,12 @@ func (r *replacer) round(missing bool) {
 	idle := r.takeIdle() // destroys the dead ones
 	if i := slices.IndexFunc(idle, r.isOld); i >= 0 {
 		r.misses = 0
-		r.spare.Store(0)
 		victim := idle[i]
 		r.replace(victim, slices.Delete(idle, i, i+1), open)
 		return
 	}
-	r.spare.Store(int32(len(idle))) //nolint:gosec // no pool has more connections than fit
 	if r.misses++; len(idle) == 0 || r.misses > 3 {
-		r.toll.Store(1)
+		r.toll.Store(true)
 	}
 	if missing && len(idle) > 0 { // where none is idle, callers build what they need
 		r.build(idle, open)
