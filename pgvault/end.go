@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,18 +58,18 @@ func (t *target) terminate(ctx context.Context, g *rotation.Generation, addr net
 	}
 	var errs []error
 	for _, h := range t.hosts { // which of them it was decides only about TLS
-		unreachable := false
+		var unreachable atomic.Bool // pgx dials once more, at any time, to cancel a statement
 		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 			if addr.Network() != "unix" { // whose address at our end says nothing
 				network, address = addr.Network(), addr.String()
 			}
 			conn, err := t.user.ConnConfig.DialFunc(ctx, network, address)
-			unreachable = err != nil
+			unreachable.Store(err != nil)
 			return conn, err
 		}
 		conn, err := t.connectTo(ctx, login{g: g, ending: true}, h, dial)
 		if err != nil {
-			if errs = append(errs, err); unreachable {
+			if errs = append(errs, err); unreachable.Load() {
 				break
 			}
 			continue
