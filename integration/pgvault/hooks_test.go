@@ -256,7 +256,7 @@ func TestHazard55_HookHangs(t *testing.T) {
 	t.Parallel()
 	var g gate
 	s := open(t, setup{
-		role: leaseOf(8*time.Second, time.Hour, noRenewal), params: "pool_max_conns=4",
+		role: leaseOf(16*time.Second, time.Hour, noRenewal), params: "pool_max_conns=4",
 		configure: func(c *pgvault.Config) {
 			c.Rotation.ProbeTimeout = 200 * time.Millisecond
 			c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return g.pass(context.Background()) }

@@ -117,14 +117,14 @@ func TestHazard25_VaultAwayForAWhile(t *testing.T) {
 	for i, outage := range outages {
 		t.Run(outage.name, func(t *testing.T) {
 			s := open(t, setup{
-				bed: faulty.use(t), role: leaseOf(8*time.Second, time.Hour),
+				bed: faulty.use(t), role: leaseOf(10*time.Second, time.Hour),
 				params: "pool_max_conns=3", configure: drainTimeout(2 * time.Second),
 			})
 			s.fill(t)
 			load := s.steady(t, 3)
 			up := takeDown(t, i, s.bed.Vault)
 			before := len(s.vault.asked(""))
-			// The renewal is due after about 5 s, and goes wrong until there are 1.6 s left.
+			// The renewal is due after 6 to 7 s, and goes wrong until there are 2 s left.
 			eventually(t, "Vault is asked in vain", func(context.Context) bool {
 				return outage.name == "paused" || len(s.events.of(rotation.RenewFailed, 1)) >= 2
 			})

@@ -50,7 +50,7 @@ func TestHazard29_NewCredentialCannotLogIn(t *testing.T) {
 // rotates as soon as it can.
 func TestHazard29_TriesAgainByItself(t *testing.T) {
 	t.Parallel()
-	options := leaseOf(8*time.Second, 8*time.Second)
+	options := leaseOf(16*time.Second, 16*time.Second)
 	s := open(t, setup{role: options, configure: drainTimeout(3 * time.Second)})
 	check(t, s.Ping(t.Context()))
 	options.Create = createUser(s.bed, "NOLOGIN")
@@ -99,9 +99,9 @@ func TestHazard52_ServerFullForAWhile(t *testing.T) {
 // long as it may, since nothing new can be had.
 func TestHazard52_ServerFullToTheEnd(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{role: leaseOf(8*time.Second, 8*time.Second)})
+	s := open(t, setup{role: leaseOf(16*time.Second, 16*time.Second)})
 	held := s.acquire(t)
-	options := leaseOf(8*time.Second, 8*time.Second)
+	options := leaseOf(16*time.Second, 16*time.Second)
 	options.Create = createUser(s.bed, "LOGIN CONNECTION LIMIT 0")
 	s.updateRole(t, options)
 	s.events.wait(t, rotation.ProbeFailed, 2)
