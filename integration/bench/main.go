@@ -79,6 +79,9 @@ func parseOptions(args []string) (o options, err error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("%q: all arguments are flags", flags.Arg(0))
+	}
 	if *quick {
 		o.conns, o.run, o.rounds, o.interval, o.alternations = 20, 4*time.Second, 1, 2*time.Second, 10
 	}
@@ -99,8 +102,8 @@ func (o options) check() error {
 		return fmt.Errorf("-conns is %d and -max %d: at least one connection, and not more than the most", o.conns, o.maxConns)
 	case o.rounds < 1 || o.alternations < 1:
 		return errors.New("-rounds and -alternations must be at least 1")
-	case o.run < o.interval || o.interval < time.Second || o.think <= 0 || o.slice <= 0:
-		return errors.New("-run must be at least one -interval, that at least 1s, and -think and -slice above 0")
+	case o.run < o.interval || o.interval < 2*transaction || o.think <= 0 || o.slice <= 0:
+		return fmt.Errorf("-run must be at least one -interval, that at least %v, and -think and -slice above 0", 2*transaction)
 	}
 	return nil
 }

@@ -90,11 +90,11 @@ func openResetRevoke(ctx context.Context, e *env, l *logins) (subject, error) {
 	})
 }
 
-// openLifetime lets connections live as long as an old login is kept, and has pgxpool look for those that are too old
-// often enough to replace most of them while they are idle.
+// openLifetime lets no connection live so long that a transaction which it gets at its end outlives an old login, and
+// has pgxpool look for those that are too old often enough to replace most of them while they are idle.
 func openLifetime(ctx context.Context, e *env, l *logins) (subject, error) {
 	return openRecipe(ctx, e, l, func(_ *recipe, c *pgxpool.Config) {
-		c.MaxConnLifetime = e.interval * 2 / 3
+		c.MaxConnLifetime = (e.interval - transaction) * 3 / 4
 		c.HealthCheckPeriod = e.interval / 10
 	})
 }
