@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/vaultpool/vaultpool/internal/origin"
 	"github.com/vaultpool/vaultpool/internal/vaultparams"
 	"github.com/vaultpool/vaultpool/rotation"
 	"github.com/vaultpool/vaultpool/rotation/vaultsource"
@@ -165,20 +166,12 @@ func (c *Config) check() error {
 		// that it did not make.
 		return fmt.Errorf("pgvault: MaxConns is %d: it must be at least 1; make the config with pgvault.ParseConfig", c.MaxConns)
 	}
-	fromVault := c.Vault.Path != "" || c.Vault.Client != nil
-	given := 0
-	for _, is := range []bool{fromVault, c.Source != nil, c.Rotator != nil} {
-		if is {
-			given++
-		}
-	}
-	switch {
-	case given == 0:
-		return errors.New("pgvault: nothing says where credentials come from: set the connection string's vault_path (for example vault_path=database/creds/app), or Config.Vault, Config.Source or Config.Rotator")
-	case given > 1:
-		return errors.New("pgvault: more than one of Config.Vault (vault_path), Config.Source and Config.Rotator is set: set one")
-	case c.Rotator != nil && c.Rotation != (rotation.Config{}):
-		return errors.New("pgvault: Config.Rotation is set beside Config.Rotator, which has its own: give it to rotation.New")
+	if err := c.origin().Check("vault_path=database/creds/app"); err != nil {
+		return fmt.Errorf("pgvault: %w", err)
 	}
 	return nil
+}
+
+func (c *Config) origin() *origin.Origin {
+	return &origin.Origin{Vault: c.Vault, Source: c.Source, Rotator: c.Rotator, Rotation: c.Rotation}
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vaultpool/vaultpool/rotation"
-	"github.com/vaultpool/vaultpool/rotation/vaultsource"
 )
 
 // Pool is a pgxpool.Pool whose connections log in with a leased credential that
@@ -60,11 +59,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*Pool, error) {
 }
 
 func (p *Pool) open(ctx context.Context) (err error) {
-	start := p.config.Rotation.StartTimeout
-	if start <= 0 {
-		start = 30 * time.Second
-	}
-	startCtx, cancel := context.WithTimeout(ctx, start)
+	startCtx, cancel := context.WithTimeout(ctx, p.config.origin().StartTimeout())
 	defer cancel()
 	if err := p.findRotator(startCtx); err != nil {
 		return err
@@ -98,29 +93,13 @@ func newPool(ctx context.Context, config *pgxpool.Config) (pool *pgxpool.Pool, e
 }
 
 // findRotator takes the one that is shared or makes one.
-func (p *Pool) findRotator(ctx context.Context) error {
-	if p.rotator = p.config.Rotator; p.rotator != nil {
-		return nil
-	}
-	source := p.config.Source
-	if source == nil {
-		config := p.config.Vault
-		if config.Logger == nil {
-			config.Logger = p.config.Rotation.Logger
-		}
-		vault, err := vaultsource.New(ctx, config)
-		if err != nil {
-			return err
-		}
-		source = vault
-	}
-	rotator, err := rotation.New(ctx, source, p.config.Rotation)
-	if err != nil {
+func (p *Pool) findRotator(ctx context.Context) (err error) {
+	from := p.config.origin()
+	if err := from.Resolve(ctx); err != nil {
 		return err
 	}
-	p.rotator = rotator
-	p.owned = rotator.Close
-	return nil
+	p.rotator, p.owned, err = from.New(ctx)
+	return err
 }
 
 // undo leaves nothing behind after a failed start.
@@ -130,12 +109,7 @@ func (p *Pool) undo() error {
 	return p.release(ctx)
 }
 
-func (p *Pool) closeTimeout() time.Duration {
-	if d := p.config.Rotation.CloseTimeout; d > 0 {
-		return d
-	}
-	return 10 * time.Second
-}
+func (p *Pool) closeTimeout() time.Duration { return p.config.origin().CloseTimeout() }
 
 // Close is Shutdown bounded by vault_close_timeout (10 s). What it could not do is
 // logged and reported as an event.

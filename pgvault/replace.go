@@ -12,14 +12,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/vaultpool/vaultpool/internal/pace"
 	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // Replace gives the pool new connections for old ones, one at a time, while they
 // are idle. It also makes up for those that the pool loses meanwhile.
 func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
-	p := newPace(time.Now(), by, t.att.Connections(old))
-	r := &replacer{t: t, old: old, late: p.end}
+	p := pace.New(time.Now(), by, t.att.Connections(old))
+	r := &replacer{t: t, old: old, late: p.End()}
 	r.ctx = context.WithValue(ctx, sweepKey, r)
 	next := t.begin(r)
 	if r.pool = t.wait(ctx); r.pool == nil {
@@ -39,41 +40,9 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		r.round(missing > 0)
 		select {
 		case <-ctx.Done():
-		case <-time.After(p.next(time.Now(), left)):
+		case <-time.After(p.Next(time.Now(), left)):
 		}
 	}
-}
-
-// pace spreads replacements over the first half of the drain window. The second
-// half is for what was in use meanwhile.
-type pace struct {
-	end     time.Time
-	least   time.Duration // half the even interval: never more than twice the rate
-	longest time.Duration
-	left    int // at the last look
-	misses  int
-}
-
-func newPace(start, by time.Time, n int) pace {
-	half := max(0, by.Sub(start)/2)
-	return pace{
-		end:     start.Add(half),
-		least:   max(half/time.Duration(2*max(n, 1)), time.Millisecond),
-		longest: min(max(half/8, time.Millisecond), time.Second),
-		left:    n + 1,
-	}
-}
-
-// next is the time to the next replacement, where left are to be replaced. While
-// they do not get fewer, neither replaced nor given up by a caller, it gets longer,
-// since each look takes every idle connection for some microseconds.
-func (p *pace) next(now time.Time, left int) time.Duration {
-	if p.misses++; left < p.left {
-		p.misses = 0
-	}
-	p.left = left
-	even := p.end.Sub(now) / time.Duration(max(left, 1))
-	return min(max(even, p.least<<min(p.misses, 8)), p.longest)
 }
 
 // loginTimeout is how long a replacement waits for its login. What becomes of that

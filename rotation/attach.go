@@ -35,6 +35,17 @@ type Target interface {
 	End(ctx context.Context, g *Generation, conns []*Conn) error
 }
 
+// Sweeper is a Target whose server goes on with a statement after the socket it
+// came by is closed, as MySQL and MariaDB do.
+type Sweeper interface {
+	// Sweep ends those sessions of g at the server that have no socket any more,
+	// and returns nil when they are known to be gone. It is called when the last
+	// connection of g is gone, before its lease is revoked, and when the attachment
+	// is closed. It may log in with g, by [Conn.BindToEnd]; where there is nothing
+	// to end it should not.
+	Sweep(ctx context.Context, g *Generation) error
+}
+
 // ProbeResult counts what hosts answered to a login.
 type ProbeResult struct {
 	Accepted int
@@ -113,10 +124,8 @@ func (a *Attachment) Refused(g *Generation, err error) {
 	a.r.do(func() { a.r.loop.loginRefused(g, a.name, err) })
 }
 
-// Await waits until a login is possible. It returns a *[NoCredentialError] when
-// an attempt to replace the credential has failed, since waiting is then a matter
-// of luck; ctx's error when that is done first; or ErrClosed.
-func (a *Attachment) Await(ctx context.Context) error { return a.r.await(ctx) }
+// Await is [Rotator.Await].
+func (a *Attachment) Await(ctx context.Context) error { return a.r.Await(ctx) }
 
 // Prove logs in with the current credential, as is right before a new pool is
 // handed to its user. It fails only if the login is refused by every host that
@@ -214,6 +223,22 @@ func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (int, 
 	return used, bounded(ctx, "ending sessions of "+a.name, func() error { return a.target.End(ctx, g, conns) })
 }
 
+func (a *Attachment) sweeps() bool {
+	_, ok := a.target.(Sweeper)
+	return ok
+}
+
+// sweep is the target's Sweep, if it has one and g's credential is not known to be
+// dead: then nobody can log in with it.
+func (a *Attachment) sweep(ctx context.Context, g *Generation) error {
+	target, ok := a.target.(Sweeper)
+	if !ok || !g.beginSweep() {
+		return nil
+	}
+	defer g.endEnding(nil)
+	return bounded(ctx, "sweep of "+a.name, func() error { return target.Sweep(ctx, g) })
+}
+
 // Close ends what this attachment still has open, of every generation, at the
 // server too, and detaches it. Close the pool first: then only what callers leaked
 // or hijacked is left. It returns how that went; what it could not end at the
@@ -237,6 +262,9 @@ func (a *Attachment) close(ctx context.Context) error {
 		n, err := a.end(ctx, g, cause)
 		if total += n; err != nil {
 			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.name, err))
+		}
+		if err := a.sweep(ctx, g); err != nil {
+			errs = append(errs, fmt.Errorf("ending sessions of generation %d at %s that have no socket any more: %w", g.id, a.name, err))
 		}
 	}
 	if total > 0 {

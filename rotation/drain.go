@@ -63,6 +63,7 @@ func (l *loop) renewed(anchor instant, g *Generation, granted Lease, increment t
 		switch {
 		case errors.Is(err, ErrLeaseGone):
 			g.gone = true
+			g.lapsed.Store(true)
 			l.urgent("lease is gone")
 		case errors.Is(err, ErrDenied):
 			l.urgent("renewal is denied")
@@ -90,6 +91,10 @@ func (l *loop) startDraining(g *Generation, reason string, by instant) {
 // stepDraining waits for the last connection or the deadline.
 func (l *loop) stepDraining(now instant, g *Generation) time.Duration {
 	if g.empty() {
+		if l.mustSweep(now, g) {
+			l.sweep(now, g)
+			return math.MaxInt64
+		}
 		l.emit(Event{Kind: Drained, Generation: g.id})
 		return l.startRevoking(now, g)
 	}
@@ -107,10 +112,7 @@ func (l *loop) stepDraining(now instant, g *Generation) time.Duration {
 // end has what is left of g ended, at the server too, before anything is revoked.
 func (l *loop) end(now instant, g *Generation) {
 	attached, r := slices.Clone(l.attached), l.r
-	timeout := min(5*time.Second, max(time.Second, g.term.full/20))
-	if l.closing { // half of what is left, so that there is time to revoke
-		timeout = min(5*time.Second, max(100*time.Millisecond, now.until(l.closeBy)/2))
-	}
+	timeout := l.endTimeout(now, g)
 	r.running.Go(func() {
 		ctx, cancel := context.WithTimeout(r.ctx, timeout)
 		defer cancel()
@@ -127,6 +129,40 @@ func (l *loop) end(now instant, g *Generation) {
 		}
 		g.endEnding(interruptAll(g.beginEnding(nil), cause)) // of pools that are detached
 		r.do(func() { l.ended(now, g, total, errors.Join(errs...)) })
+	})
+}
+
+func (l *loop) endTimeout(now instant, g *Generation) time.Duration {
+	if l.closing { // half of what is left, so that there is time to revoke
+		return min(5*time.Second, max(100*time.Millisecond, now.until(l.closeBy)/2))
+	}
+	return min(5*time.Second, max(time.Second, g.term.full/20))
+}
+
+func (l *loop) mustSweep(now instant, g *Generation) bool {
+	return !g.swept && g.lease.Revocable && !g.lapsed.Load() && !g.term.expired(now) &&
+		slices.ContainsFunc(l.attached, (*Attachment).sweeps)
+}
+
+// sweep has the targets end the sessions of g that go on without a socket.
+func (l *loop) sweep(now instant, g *Generation) {
+	g.swept, g.state = true, StateEnding
+	attached, r, timeout := slices.Clone(l.attached), l.r, l.endTimeout(now, g)
+	r.running.Go(func() {
+		ctx, cancel := context.WithTimeout(r.ctx, timeout)
+		defer cancel()
+		errs := make([]error, len(attached))
+		var all sync.WaitGroup
+		for i, a := range attached {
+			all.Go(func() { errs[i] = a.sweep(ctx, g) })
+		}
+		all.Wait()
+		r.do(func() {
+			if err := errors.Join(errs...); err != nil {
+				l.emit(Event{Kind: SessionsEnded, Generation: g.id, Took: l.r.now().since(now), Err: err})
+			}
+			g.state = StateDraining
+		})
 	})
 }
 

@@ -20,8 +20,9 @@ type Generation struct {
 	id   uint64
 	cred Credential
 
-	phase atomic.Int32
-	live  func() // called, without a lock held, when no login is possible and the last socket went
+	phase  atomic.Int32
+	lapsed atomic.Bool // the database refuses it, or its lease is known to be gone
+	live   func()      // called, without a lock held, when no login is possible and the last socket went
 
 	mu     sync.Mutex
 	open   bool // takes logins
@@ -89,6 +90,18 @@ func (g *Generation) beginEnding(att *Attachment) []*Conn {
 		}
 	}
 	return conns
+}
+
+// beginSweep lets enders log in, until endEnding. It reports false where that is
+// in vain.
+func (g *Generation) beginSweep() bool {
+	if g.lapsed.Load() {
+		return false
+	}
+	g.mu.Lock()
+	g.ending++
+	g.mu.Unlock()
+	return true
 }
 
 func (g *Generation) endEnding(conns []*Conn) {
@@ -168,6 +181,15 @@ func (c *Conn) bind(g *Generation) error {
 // Generation returns what Bind bound, nil before.
 func (c *Conn) Generation() *Generation { return c.gen.Load() }
 
+// Ended returns why the Rotator closed the connection under its user's feet, wrapping
+// ErrEnded; nil if it did not.
+func (c *Conn) Ended() error {
+	if cause := c.cause.Load(); cause != nil {
+		return *cause
+	}
+	return nil
+}
+
 // SetUnused says that no caller has the connection, or none any more, and that it
 // is to be closed: when its pool is closed meanwhile, that is not worth a report.
 // It is counted until Close all the same.
@@ -201,8 +223,8 @@ func (c *Conn) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if cause := c.cause.Load(); cause != nil {
-		return *cause
+	if ended := c.Ended(); ended != nil {
+		return ended
 	}
 	return err
 }

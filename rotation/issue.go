@@ -219,6 +219,7 @@ func (l *loop) checkRefusal() {
 	l.probe(g, func(p ProbeResult) {
 		if g == l.current && g.refused && p.Accepted > 0 && p.Refused == 0 && !l.closing {
 			g.refused = false
+			g.lapsed.Store(false)
 			if l.op == nil && l.want == "login refused" {
 				l.want, l.failures = "", 0
 			}

@@ -63,6 +63,7 @@ type owned struct {
 
 	refused bool // the database refused it
 	gone    bool // its lease is known to be gone
+	swept   bool // the targets have ended what had no socket any more
 
 	renewing       bool
 	renewFailures  int
@@ -293,6 +294,7 @@ func (l *loop) loginRefused(g *Generation, pool string, err error) {
 		return
 	}
 	g.refused = true
+	g.lapsed.Store(true)
 	l.emit(Event{Kind: LoginRefused, Generation: g.id, Reason: pool, Err: err})
 	l.urgent("login refused")
 	l.lose("the database refused it")
@@ -343,7 +345,7 @@ func (l *loop) show() {
 		}
 		// One passing fault is no reason to give up a call.
 		v.gen, v.err = nil, &e
-		v.settled = e.Err != nil && (e.held || l.failures > 1 || l.op != nil && l.op.slow)
+		v.settled = e.Err != nil && (e.held || l.failures > 1 || hopeless(e.Err) || l.op != nil && l.op.slow)
 	}
 	if old := l.r.view.Swap(v); old != nil {
 		close(old.changed)

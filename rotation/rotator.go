@@ -61,6 +61,19 @@ func New(ctx context.Context, source Source, config Config) (*Rotator, error) {
 	return r, nil
 }
 
+// Start is New without the wait, for pools that are opened before anybody needs
+// them: the first credential is issued in the background, and asked for again until
+// there is one, whatever the failure. [Rotator.Await] waits for it. The only errors
+// are those of config.
+func Start(source Source, config Config) (*Rotator, error) {
+	r, err := newRotator(source, config)
+	if err != nil {
+		return nil, err
+	}
+	r.run()
+	return r, nil
+}
+
 func newRotator(source Source, config Config) (*Rotator, error) {
 	if source == nil {
 		return nil, errors.New("rotation.New: source is nil")
@@ -83,12 +96,17 @@ func newRotator(source Source, config Config) (*Rotator, error) {
 	return r, nil
 }
 
-// start runs the owner goroutine and waits for the first credential.
-func (r *Rotator) start(ctx context.Context) error {
+// run starts the owner goroutine.
+func (r *Rotator) run() {
 	go r.loop.run()
 	if w, ok := r.source.(Watcher); ok {
 		r.running.Go(func() { r.watch(w) })
 	}
+}
+
+// start is run, and waits for the first credential.
+func (r *Rotator) start(ctx context.Context) error {
+	r.run()
 	ctx, cancel := context.WithTimeout(ctx, r.config.StartTimeout)
 	defer cancel()
 	for {
@@ -174,7 +192,10 @@ func (r *Rotator) usable() (*Generation, error) {
 	return v.gen, v.err
 }
 
-func (r *Rotator) await(ctx context.Context) error {
+// Await waits until a login is possible. It returns a *[NoCredentialError] when
+// waiting is a matter of luck: an attempt was denied, two have failed, or there
+// has been no answer for 10 s; ctx's error when that is done first; or ErrClosed.
+func (r *Rotator) Await(ctx context.Context) error {
 	for {
 		v := r.view.Load()
 		if v.err == nil || v.settled {

@@ -1,10 +1,12 @@
-// Package vaultparams reads the vault_* parameters that both adapters take in
-// connection strings. None of them holds a secret.
+// Package vaultparams reads and writes the vault_* parameters that both adapters take
+// in connection strings. None of them holds a secret.
 package vaultparams
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +19,16 @@ import (
 // prefix is what every parameter of ours begins with.
 const prefix = "vault_"
 
-type setter func(v *vaultsource.Config, r *rotation.Config, value string) error
+// Ours reports whether a parameter is one of ours, or means to be.
+func Ours(name string) bool { return strings.HasPrefix(strings.ToLower(name), prefix) }
 
-var known = map[string]setter{
+// param is one parameter; get returns "" for what is not set.
+type param struct {
+	set func(v *vaultsource.Config, r *rotation.Config, value string) error
+	get func(v *vaultsource.Config, r *rotation.Config) string
+}
+
+var known = map[string]param{
 	"vault_path":       text(func(v *vaultsource.Config) *string { return &v.Path }),
 	"vault_addr":       text(func(v *vaultsource.Config) *string { return &v.Address }),
 	"vault_namespace":  text(func(v *vaultsource.Config) *string { return &v.Namespace }),
@@ -30,34 +39,53 @@ var known = map[string]setter{
 	"vault_start_timeout":   duration(func(r *rotation.Config) *time.Duration { return &r.StartTimeout }),
 	"vault_close_timeout":   duration(func(r *rotation.Config) *time.Duration { return &r.CloseTimeout }),
 	"vault_renew_increment": duration(func(r *rotation.Config) *time.Duration { return &r.RenewIncrement }),
-	"vault_max_unrevoked": func(_ *vaultsource.Config, r *rotation.Config, value string) error {
-		n, err := strconv.Atoi(value)
-		if err != nil || n < 2 {
-			return fmt.Errorf("%q is not a whole number of at least 2", value)
-		}
-		r.MaxUnrevoked = n
-		return nil
+	"vault_max_unrevoked": {
+		set: func(_ *vaultsource.Config, r *rotation.Config, value string) error {
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 2 {
+				return fmt.Errorf("%q is not a whole number of at least 2", value)
+			}
+			r.MaxUnrevoked = n
+			return nil
+		},
+		get: func(_ *vaultsource.Config, r *rotation.Config) string {
+			if r.MaxUnrevoked == 0 {
+				return ""
+			}
+			return strconv.Itoa(r.MaxUnrevoked)
+		},
 	},
 }
 
-func text(field func(*vaultsource.Config) *string) setter {
-	return func(v *vaultsource.Config, _ *rotation.Config, value string) error {
-		if value == "" {
-			return fmt.Errorf("it is empty")
-		}
-		*field(v) = value
-		return nil
+func text(field func(*vaultsource.Config) *string) param {
+	return param{
+		set: func(v *vaultsource.Config, _ *rotation.Config, value string) error {
+			if value == "" {
+				return errors.New("it is empty")
+			}
+			*field(v) = value
+			return nil
+		},
+		get: func(v *vaultsource.Config, _ *rotation.Config) string { return *field(v) },
 	}
 }
 
-func duration(field func(*rotation.Config) *time.Duration) setter {
-	return func(_ *vaultsource.Config, r *rotation.Config, value string) error {
-		d, err := time.ParseDuration(value)
-		if err != nil || d <= 0 {
-			return fmt.Errorf("%q is not a positive duration such as 30s or 5m", value)
-		}
-		*field(r) = d
-		return nil
+func duration(field func(*rotation.Config) *time.Duration) param {
+	return param{
+		set: func(_ *vaultsource.Config, r *rotation.Config, value string) error {
+			d, err := time.ParseDuration(value)
+			if err != nil || d <= 0 {
+				return fmt.Errorf("%q is not a positive duration such as 30s or 5m", value)
+			}
+			*field(r) = d
+			return nil
+		},
+		get: func(_ *vaultsource.Config, r *rotation.Config) string {
+			if d := *field(r); d > 0 {
+				return d.String()
+			}
+			return ""
+		},
 	}
 }
 
@@ -65,17 +93,45 @@ func duration(field func(*rotation.Config) *time.Duration) setter {
 // stands for. An unknown one is an error that lists those there are.
 func Take(params map[string]string, v *vaultsource.Config, r *rotation.Config) error {
 	for _, name := range slices.Sorted(maps.Keys(params)) {
-		if !strings.HasPrefix(strings.ToLower(name), prefix) {
+		if !Ours(name) {
 			continue
 		}
-		set, ok := known[name]
+		p, ok := known[name]
 		if !ok {
 			return fmt.Errorf("unknown parameter %s; there are %s", name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
-		if err := set(v, r, params[name]); err != nil {
+		if err := p.set(v, r, params[name]); err != nil {
 			return fmt.Errorf("parameter %s: %w", name, err)
 		}
 		delete(params, name)
 	}
 	return nil
+}
+
+// Override is Take for a connection string that may consist of our parameters only,
+// "vault_path=a/creds/b&vault_drain_timeout=1m", or be empty.
+func Override(s string, v *vaultsource.Config, r *rotation.Config) error {
+	params := make(map[string]string)
+	for pair := range strings.SplitSeq(s, "&") {
+		if pair == "" {
+			continue
+		}
+		key, raw, ok := strings.Cut(pair, "=")
+		value, err := url.QueryUnescape(raw)
+		if !ok || !Ours(key) || err != nil {
+			return errors.New("it may hold vault_* parameters only, as in vault_path=database/creds/app&vault_drain_timeout=1m, or be empty: set everything else in the Config")
+		}
+		params[key] = value
+	}
+	return Take(params, v, r)
+}
+
+// Format returns the parameters that are set, name and value, by name.
+func Format(v vaultsource.Config, r rotation.Config) (set [][2]string) {
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		if value := known[name].get(&v, &r); value != "" {
+			set = append(set, [2]string{name, value})
+		}
+	}
+	return set
 }

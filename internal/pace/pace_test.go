@@ -1,4 +1,4 @@
-package pgvault
+package pace
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 func simulate(n int, window time.Duration, takes func(look int) bool) (took, shortest time.Duration) {
 	start := time.Unix(0, 0)
 	now, by := start, start.Add(window)
-	p := newPace(start, by, n)
+	p := New(start, by, n)
 	shortest = window
 	left := n
 	for look := 0; left > 0 && now.Before(by.Add(window)); look++ {
@@ -19,7 +19,7 @@ func simulate(n int, window time.Duration, takes func(look int) bool) (took, sho
 		if takes(look) {
 			left--
 		}
-		pause := p.next(now, seen)
+		pause := p.Next(now, seen)
 		if left > 0 {
 			shortest = min(shortest, pause)
 			now = now.Add(pause)

@@ -1,0 +1,40 @@
+// Package pace spreads the replacement of connections over time.
+package pace
+
+import "time"
+
+// Pace spreads replacements over the first half of the drain window. The second
+// half is for what was in use meanwhile.
+type Pace struct {
+	end     time.Time
+	least   time.Duration // half the even interval: never more than twice the rate
+	longest time.Duration
+	left    int // at the last look
+	misses  int
+}
+
+// New returns the pace for n connections that are to be replaced by the given time.
+func New(start, by time.Time, n int) *Pace {
+	half := max(0, by.Sub(start)/2)
+	return &Pace{
+		end:     start.Add(half),
+		least:   max(half/time.Duration(2*max(n, 1)), time.Millisecond),
+		longest: min(max(half/8, time.Millisecond), time.Second),
+		left:    n + 1,
+	}
+}
+
+// End is when the first half is over.
+func (p *Pace) End() time.Time { return p.end }
+
+// Next is the time to the next replacement, where left are to be replaced. While
+// they do not get fewer, neither replaced nor given up by a caller, it gets longer,
+// since each look disturbs the pool.
+func (p *Pace) Next(now time.Time, left int) time.Duration {
+	if p.misses++; left < p.left {
+		p.misses = 0
+	}
+	p.left = left
+	even := p.end.Sub(now) / time.Duration(max(left, 1))
+	return min(max(even, p.least<<min(p.misses, 8)), p.longest)
+}

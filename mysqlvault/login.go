@@ -1,0 +1,215 @@
+package mysqlvault
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// driverConn is all that a connection of the driver can do.
+type driverConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.Pinger
+	driver.NamedValueChecker
+	driver.SessionResetter
+	driver.Validator
+	driver.Execer  //nolint:staticcheck // forwarded, since the driver has it
+	driver.Queryer //nolint:staticcheck // likewise
+}
+
+// session is a connection of the driver's, and the generation it logged in with.
+type session struct {
+	driverConn
+	g       *rotation.Generation
+	tracked *rotation.Conn
+	socket  *socket
+
+	mu      sync.Mutex  // held while it or one of its statements is closed
+	retired atomic.Bool // it was closed to make room, and has no successor
+}
+
+// login is what a generation logs in by: a connector of its own, so that a
+// connection's generation is never in doubt.
+type login struct {
+	g         *rotation.Generation
+	connector driver.Connector
+}
+
+// attempt is handed to the dialer through the context, and handed back with what was
+// dialled.
+type attempt struct {
+	tracked *rotation.Conn
+	socket  *socket
+}
+
+type attemptKey struct{}
+
+// logIn connects with the current credential. If that is refused, or there is none,
+// it waits for the rotation that follows, within ctx, and tries again.
+func (t *target) logIn(ctx context.Context) (*session, error) {
+	const retries = 3 // rotations to sit out
+	for rotations, broken := 0, 0; ; {
+		s, err := t.tryLogIn(ctx)
+		switch {
+		case err == nil:
+			return s, nil
+		case errors.Is(err, driver.ErrBadConn):
+			// database/sql would take it for a connection of the pool's and try again
+			// itself, as often.
+			if broken++; broken > 2 {
+				return nil, fmt.Errorf("mysqlvault: %s closed the connection during the login: %v", t.Name(), err) //nolint:errorlint // must not be ErrBadConn
+			}
+		case rotations < retries && credentialAtFault(err):
+			rotations++
+			if waited := t.att.Await(ctx); waited != nil {
+				return nil, fmt.Errorf("mysqlvault: %w; after: %w", waited, err)
+			}
+		default:
+			return nil, err
+		}
+	}
+}
+
+// tryLogIn connects once with the current credential, and reports its refusal.
+func (t *target) tryLogIn(ctx context.Context) (*session, error) {
+	for {
+		l, err := t.currentLogin()
+		if err != nil {
+			return nil, err
+		}
+		s, err := l.connect(ctx)
+		if errors.Is(err, rotation.ErrStale) {
+			continue // replaced since; it is never current again, so this ends
+		}
+		if err != nil && refusedLogin(err) {
+			t.att.Refused(l.g, err)
+		}
+		return s, err
+	}
+}
+
+func (t *target) currentLogin() (*login, error) {
+	g, err := t.att.Current()
+	if err != nil {
+		return nil, err
+	}
+	if l := t.login.Load(); l != nil && l.g == g {
+		return l, nil
+	}
+	l, err := t.newLogin(g, (*rotation.Conn).Bind, nil)
+	if err == nil {
+		t.login.Store(l)
+	}
+	return l, err
+}
+
+// newLogin makes a connector for g. bind counts a connection; at, if not nil, is the
+// server to dial instead of the configured address.
+func (t *target) newLogin(g *rotation.Generation, bind func(*rotation.Conn, *rotation.Generation) error, at net.Addr) (*login, error) {
+	c := t.user.Clone()
+	c.User, c.Passwd = g.Credential().Username(), g.Credential().Password()
+	dial := c.DialFunc
+	if dial == nil {
+		dial = dialNet
+	}
+	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if at != nil && at.Network() != "unix" { // whose address at our end says nothing
+			network, addr = at.Network(), at.String()
+		}
+		raw, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		wrapped, s := newSocket(raw, func(s *socket) { t.abandoned.add(g, s) })
+		conn := t.att.Track(wrapped)
+		tracked := rotation.ConnOf(conn)
+		if err := bind(tracked, g); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+			a.tracked, a.socket = tracked, s
+		}
+		return conn, nil
+	}
+	connector, err := mysql.NewConnector(c)
+	if err != nil {
+		return nil, fmt.Errorf("mysqlvault: mysql.Config: %w", err)
+	}
+	return &login{g, connector}, nil
+}
+
+// dialNet is the driver's own dialer.
+func dialNet(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if tcp, ok := conn.(*net.TCPConn); ok { // which the driver no longer sees
+		_ = tcp.SetKeepAlive(true)
+	}
+	return conn, err
+}
+
+func (l *login) connect(ctx context.Context) (*session, error) {
+	var a attempt
+	conn, err := l.connector.Connect(context.WithValue(ctx, attemptKey{}, &a))
+	if err != nil {
+		if a.tracked != nil {
+			if ended := a.tracked.Ended(); ended != nil {
+				err = fmt.Errorf("%w: %w", ended, err)
+			}
+			_ = a.tracked.Close() // the driver has; but nothing may stay counted
+		}
+		return nil, err
+	}
+	all, ok := conn.(driverConn)
+	if !ok || a.tracked == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("mysqlvault: this version of the driver returns a %T that lacks something database/sql uses, or does not dial by DialFunc", conn)
+	}
+	a.socket.established.Store(true)
+	a.tracked.SetSession(a.socket)
+	return &session{driverConn: all, g: l.g, tracked: a.tracked, socket: a.socket}, nil
+}
+
+// close ends the session in an orderly way, if it is in order.
+func (s *session) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.IsValid() {
+		s.socket.parted.Store(true)
+	}
+	return s.Close()
+}
+
+// retire closes a session that has been replaced, in the background: saying goodbye
+// may take as long as the network likes.
+func (s *session) retire() {
+	s.tracked.SetUnused()
+	go func() { _ = s.close() }()
+}
+
+// explain adds to an error why the connection was ended, where that is the cause.
+func (s *session) explain(err error) error {
+	if err == nil || errors.Is(err, driver.ErrSkip) {
+		return err
+	}
+	if ended := s.tracked.Ended(); ended != nil {
+		return fmt.Errorf("%w: %w", ended, err)
+	}
+	return err
+}
+
+// loginTimeout bounds logins that nobody waits for.
+const loginTimeout = 10 * time.Second

@@ -1,0 +1,65 @@
+package mysqlvault
+
+import (
+	"errors"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// The server's refusals of a login
+// (https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html,
+// https://mariadb.com/docs/server/reference/error-codes/mariadb-error-code-reference).
+const (
+	erDBAccessDenied     = 1044 // the grant on the database is gone
+	erAccessDenied       = 1045 // dropped, or wrong password
+	erAccessNoPassword   = 1698 // the same, of a user that has none
+	erMustChangePassword = 1820 // the password has expired, before 8.0 or in sandbox mode
+	erPasswordExpired    = 1862 // the password has expired
+	erAccountLocked      = 3118 // ACCOUNT LOCK, MySQL
+	erAccountLockedMaria = 4151 // ACCOUNT LOCK, MariaDB
+)
+
+// What a server says that takes no more connections: nothing about the credential.
+const (
+	erTooManyConnections     = 1040
+	erTooManyUserConnections = 1203
+	erUserLimitReached       = 1226
+)
+
+// refusedLogin reports whether err, from a connect, is the server's refusal of this
+// user or password.
+func refusedLogin(err error) bool {
+	switch codeOf(err) {
+	case erDBAccessDenied, erAccessDenied, erAccessNoPassword, erMustChangePassword,
+		erPasswordExpired, erAccountLocked, erAccountLockedMaria:
+		return true
+	}
+	return false
+}
+
+// serverFull reports whether closing a connection would make room for another one.
+func serverFull(err error) bool {
+	switch codeOf(err) {
+	case erTooManyConnections, erTooManyUserConnections, erUserLimitReached:
+		return true
+	}
+	return false
+}
+
+func codeOf(err error) uint16 {
+	var e *mysql.MySQLError
+	if errors.As(err, &e) {
+		return e.Number
+	}
+	return 0
+}
+
+// credentialAtFault reports whether a failed login may succeed with another
+// credential: it was refused, or not even tried because there is none, or took so
+// long that its credential ended meanwhile.
+func credentialAtFault(err error) bool {
+	var none *rotation.NoCredentialError
+	return errors.As(err, &none) || refusedLogin(err) || errors.Is(err, rotation.ErrEnded)
+}

@@ -1,0 +1,101 @@
+package mysqlvault
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// target is the connections of one connector, as the engine sees them:
+// rotation.Target.
+type target struct {
+	user      *mysql.Config // as the user gave it, with the driver's defaults
+	att       *rotation.Attachment
+	login     atomic.Pointer[login] // of the generation that was current when it was last asked for
+	abandoned abandoned
+
+	replacers atomic.Pointer[[]*replacer] // one for each generation that is being replaced
+
+	mu      sync.Mutex // guards what follows, and is held to change replacers
+	conns   map[*conn]struct{}
+	emptied chan struct{} // closed when there are none; nil if nobody waits for it
+}
+
+func newTarget(user *mysql.Config) *target {
+	return &target{user: user, conns: make(map[*conn]struct{})}
+}
+
+// Attached is called before any other method.
+func (t *target) Attached(a *rotation.Attachment) { t.att = a }
+
+// Name is address/database.
+func (t *target) Name() string {
+	addr := t.user.Addr
+	if addr == "" {
+		addr = "127.0.0.1:3306" // the driver's default
+	}
+	return fmt.Sprintf("%s/%s", addr, t.user.DBName)
+}
+
+// adopt makes a connection of database/sql's of a session.
+func (t *target) adopt(s *session) *conn {
+	c := &conn{t: t, s: s}
+	c.idle.Store(true) // until somebody uses it
+	t.mu.Lock()
+	t.conns[c] = struct{}{}
+	t.mu.Unlock()
+	return c
+}
+
+func (t *target) remove(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.conns, c)
+	if len(t.conns) == 0 && t.emptied != nil {
+		close(t.emptied)
+		t.emptied = nil
+	}
+}
+
+// empty returns a channel that is closed when there are no connections.
+func (t *target) empty() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.conns) == 0 {
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	if t.emptied == nil {
+		t.emptied = make(chan struct{})
+	}
+	return t.emptied
+}
+
+// open returns the connections there are.
+func (t *target) open() []*conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.conns))
+}
+
+// Probe logs in outside the pool and closes the connection again.
+func (t *target) Probe(ctx context.Context, g *rotation.Generation) rotation.ProbeResult {
+	s, err := t.connectOnce(ctx, g, (*rotation.Conn).Bind, nil)
+	switch {
+	case err == nil:
+		s.retire()
+		return rotation.ProbeResult{Accepted: 1}
+	case refusedLogin(err):
+		return rotation.ProbeResult{Refused: 1, Err: fmt.Errorf("%w: %w", rotation.ErrRefused, err)}
+	default:
+		return rotation.ProbeResult{Unknown: 1, Err: err}
+	}
+}
