@@ -28,24 +28,24 @@ func TestHazard44_CloseInMidRotation(t *testing.T) {
 	}{
 		{"issue in flight", true, func(t *testing.T, s *service, _ *gate) func() {
 			t.Helper()
-			answers := s.vault.hold(s.role.CredsPath)
+			answers := s.vault.Hold(s.role.CredsPath)
 			go func() { _ = s.Rotate(context.Background()) }() // ends with the close
-			answers.queue(t, 1)
-			return answers.open
+			answers.Queue(t, 1)
+			return answers.Open
 		}},
 		{"probe", false, func(t *testing.T, s *service, hook *gate) func() {
 			t.Helper()
-			hook.shutFor(1)
+			hook.ShutFor(1)
 			go func() { _ = s.Rotate(context.Background()) }()
-			hook.queue(t, 1)
-			return hook.open
+			hook.Queue(t, 1)
+			return hook.Open
 		}},
 		{"replacement", false, func(t *testing.T, s *service, hook *gate) func() {
 			t.Helper()
-			hook.shutAfter(1, 1) // the first is the probe
+			hook.ShutAfter(1, 1) // the first is the probe
 			s.rotate(t)
-			hook.queue(t, 1)
-			return hook.open
+			hook.Queue(t, 1)
+			return hook.Open
 		}},
 		{"draining", true, func(t *testing.T, s *service, _ *gate) func() {
 			t.Helper()
@@ -55,10 +55,10 @@ func TestHazard44_CloseInMidRotation(t *testing.T) {
 		}},
 		{"revocation", true, func(t *testing.T, s *service, _ *gate) func() {
 			t.Helper()
-			answers := s.vault.hold("sys/leases/revoke")
+			answers := s.vault.Hold("sys/leases/revoke")
 			s.rotate(t)
-			answers.queue(t, 1)
-			return answers.open
+			answers.Queue(t, 1)
+			return answers.Open
 		}},
 	} {
 		t.Run(point.name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestHazard44_CloseInMidRotation(t *testing.T) {
 			var hook gate
 			s := open(t, setup{params: "pool_max_conns=4", configure: func(c *pgvault.Config) {
 				c.ConnConfig.AfterNetConnect = func(ctx context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
-					return conn, hook.pass(ctx)
+					return conn, hook.Pass(ctx)
 				}
 			}})
 			s.fill(t)
@@ -149,7 +149,7 @@ func TestHazard46_RevokePrefixUnderLoad(t *testing.T) {
 	begin(2)
 	check(t, s.bed.Vault.Client.Sys().RevokePrefixWithContext(t.Context(), s.role.CredsPath))
 	begin(workers - 2) // who need more connections than there are
-	s.events.wait(t, rotation.Revoked, 1)
+	s.events.Wait(t, rotation.Revoked, 1)
 	from, before := done.Load(), denied.Load()
 	eventually(t, "the load goes on", func(context.Context) bool { return done.Load() > from+100 })
 	close(stop)
@@ -157,7 +157,7 @@ func TestHazard46_RevokePrefixUnderLoad(t *testing.T) {
 	if n := denied.Load() - before; n > 0 {
 		t.Errorf("%d statements were denied after the old credential was gone", n)
 	}
-	if n := len(s.events.of(rotation.LoginRefused, 0)); n != 1 {
+	if n := len(s.events.Of(rotation.LoginRefused, 0)); n != 1 {
 		t.Errorf("%d refused logins were reported, not 1", n)
 	}
 	if id, n := s.Rotator().Status().Generation, s.issues(); id != 2 || n != 2 {

@@ -87,11 +87,11 @@ func TestHazard01_AcquireSpansRotation(t *testing.T) {
 		t.Run(stage.name, func(t *testing.T) {
 			t.Parallel()
 			var g gate
-			s := open(t, setup{configure: func(c *pgvault.Config) { stage.stop(c, g.pass) }})
+			s := open(t, setup{configure: func(c *pgvault.Config) { stage.stop(c, g.Pass) }})
 			old := s.Rotator().Status().User
-			g.shutFor(1)
+			g.ShutFor(1)
 			waiting := s.acquireAside(t.Context())
-			g.queue(t, 1)
+			g.Queue(t, 1)
 			s.rotate(t)
 			if stage.bound {
 				if n := s.connections(1); n != 1 {
@@ -100,7 +100,7 @@ func TestHazard01_AcquireSpansRotation(t *testing.T) {
 			} else {
 				s.waitRevoked(t, 1, old)
 			}
-			g.open()
+			g.Open()
 			got := receive(t, "Acquire", waiting)
 			check(t, got.err)
 			user := sessionUser(t, got.conn)
@@ -109,7 +109,7 @@ func TestHazard01_AcquireSpansRotation(t *testing.T) {
 			}
 			got.conn.Release()
 			s.waitRevoked(t, 1, old)
-			s.events.none(t, rotation.DrainDeadline, rotation.RevokeFailed)
+			s.events.None(t, rotation.DrainDeadline, rotation.RevokeFailed)
 		})
 	}
 }
@@ -126,15 +126,15 @@ func TestHazard01_AcquireSpansDeadline(t *testing.T) {
 			var g gate
 			s := open(t, setup{configure: func(c *pgvault.Config) {
 				c.Rotation.DrainTimeout = 100 * time.Millisecond
-				stage.stop(c, g.pass)
+				stage.stop(c, g.Pass)
 			}})
 			old := s.Rotator().Status().User
-			g.shutFor(1)
+			g.ShutFor(1)
 			waiting := s.acquireAside(t.Context())
-			g.queue(t, 1)
+			g.Queue(t, 1)
 			s.rotate(t)
 			s.waitRevoked(t, 1, old)
-			g.open()
+			g.Open()
 			got := receive(t, "Acquire", waiting)
 			check(t, got.err)
 			if user := sessionUser(t, got.conn); user == old {
@@ -153,15 +153,15 @@ func TestHazard02_MinConnsSpansRotation(t *testing.T) {
 	s := open(t, setup{
 		params: "pool_min_idle_conns=1&pool_max_conns=4&pool_health_check_period=20ms",
 		configure: func(c *pgvault.Config) {
-			c.AfterConnect = func(ctx context.Context, _ *pgx.Conn) error { return g.pass(ctx) }
+			c.AfterConnect = func(ctx context.Context, _ *pgx.Conn) error { return g.Pass(ctx) }
 		},
 	})
 	old := s.Rotator().Status().User
 	held := s.acquire(t)
 	eventually(t, "an idle connection", func(context.Context) bool { return s.Stat().IdleConns() == 1 })
-	g.shutFor(1)
+	g.ShutFor(1)
 	alsoHeld := s.acquire(t)
-	g.queue(t, 1) // of the background, for a third connection
+	g.Queue(t, 1) // of the background, for a third connection
 	s.rotate(t)
 	held.Release()
 	alsoHeld.Release()
@@ -169,9 +169,9 @@ func TestHazard02_MinConnsSpansRotation(t *testing.T) {
 	if !s.hasUser(t, old) {
 		t.Error("the old lease was revoked under a connection that is being made")
 	}
-	g.open()
+	g.Open()
 	s.waitRevoked(t, 1, old)
-	s.events.none(t, rotation.DrainDeadline, rotation.RevokeFailed)
+	s.events.None(t, rotation.DrainDeadline, rotation.RevokeFailed)
 }
 
 // hazard 2: the same after its credential has died: it is never handed out.
@@ -181,21 +181,21 @@ func TestHazard02_MinConnsOfDeadGeneration(t *testing.T) {
 	s := open(t, setup{
 		params: "pool_min_idle_conns=1&pool_max_conns=4&pool_health_check_period=20ms",
 		configure: func(c *pgvault.Config) {
-			c.AfterConnect = func(ctx context.Context, _ *pgx.Conn) error { return g.pass(ctx) }
+			c.AfterConnect = func(ctx context.Context, _ *pgx.Conn) error { return g.Pass(ctx) }
 		},
 	})
 	old := s.Rotator().Status().User
 	held := s.acquire(t)
 	eventually(t, "an idle connection", func(context.Context) bool { return s.Stat().IdleConns() == 1 })
-	g.shutFor(1)
+	g.ShutFor(1)
 	alsoHeld := s.acquire(t)
-	g.queue(t, 1)
+	g.Queue(t, 1)
 	s.dropRole(t, old)
 	third := s.acquire(t) // is refused, and waits for the rotation
 	if third.Conn().Config().User == old {
 		t.Fatalf("logged in as %s, which is dropped", old)
 	}
-	g.open()
+	g.Open()
 	for range 50 {
 		fourth := s.acquire(t)
 		if user := fourth.Conn().Config().User; user == old {
@@ -253,7 +253,7 @@ func TestHazard05_FailedConnects(t *testing.T) {
 		s := open(t, setup{params: "pool_max_conns=1"})
 		s.dropRole(t, s.Rotator().Status().User)
 		s.acquire(t).Release()
-		s.events.wait(t, rotation.Revoked, 1)
+		s.events.Wait(t, rotation.Revoked, 1)
 		eventually(t, "one connection counted", func(context.Context) bool { return s.connections(2) == 1 })
 	})
 }
@@ -264,7 +264,7 @@ func (s *service) checkHealthyAfterFailures(t *testing.T) {
 	eventually(t, "no connection counted", func(ctx context.Context) bool {
 		return s.connections(1) == 0 && s.Stat().TotalConns() == 0 && s.sessions(ctx, t) == 0
 	})
-	s.events.none(t, rotation.LoginRefused)
+	s.events.None(t, rotation.LoginRefused)
 }
 
 // checkRotates: the pool serves, rotates, and gives the old lease back.

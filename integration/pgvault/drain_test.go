@@ -30,7 +30,7 @@ func (s *service) atRevocation(t *testing.T, conns ...querier) *atomic.Int64 {
 	}
 	most := new(atomic.Int64)
 	most.Store(-1)
-	s.vault.before("sys/leases/revoke", func() {
+	s.vault.Before("sys/leases/revoke", func() {
 		n := s.alive(t, pids)
 		most.Store(max(most.Load(), n))
 	})
@@ -70,10 +70,10 @@ func TestHazard06_HijackedUntilClosed(t *testing.T) {
 	if user := sessionUser(t, conn); user != old {
 		t.Errorf("the hijacked connection is of %s, not %s", user, old)
 	}
-	s.events.none(t, rotation.Revoked)
+	s.events.None(t, rotation.Revoked)
 	check(t, conn.Close(t.Context()))
 	s.waitRevoked(t, 1, old)
-	s.events.none(t, rotation.DrainDeadline, rotation.RevokeFailed)
+	s.events.None(t, rotation.DrainDeadline, rotation.RevokeFailed)
 }
 
 // hazard 6: or until the drain deadline, at which its session is ended.
@@ -99,15 +99,15 @@ func TestHazard07_SlowBeforeClose(t *testing.T) {
 	t.Parallel()
 	var g gate
 	s := open(t, setup{configure: func(c *pgvault.Config) {
-		c.BeforeClose = func(*pgx.Conn) { _ = g.pass(context.Background()) }
+		c.BeforeClose = func(*pgx.Conn) { _ = g.Pass(context.Background()) }
 	}})
-	t.Cleanup(g.open)
+	t.Cleanup(g.Open)
 	old := sessionUser(t, s)
 	held := s.acquire(t)
-	g.shutFor(1)
+	g.ShutFor(1)
 	s.rotate(t)
 	held.Release()
-	g.queue(t, 1)
+	g.Queue(t, 1)
 	eventually(t, "the pool has forgotten the old connection", func(context.Context) bool {
 		return s.Stat().TotalConns() <= 1 && s.connections(2) == 1
 	})
@@ -117,10 +117,10 @@ func TestHazard07_SlowBeforeClose(t *testing.T) {
 	if !s.hasUser(t, old) {
 		t.Error("the lease was revoked before the socket was closed")
 	}
-	s.events.none(t, rotation.Drained, rotation.Revoked)
-	g.open()
+	s.events.None(t, rotation.Drained, rotation.Revoked)
+	g.Open()
 	s.waitRevoked(t, 1, old)
-	s.events.none(t, rotation.DrainDeadline, rotation.RevokeFailed)
+	s.events.None(t, rotation.DrainDeadline, rotation.RevokeFailed)
 }
 
 // hazard 11: a connection that its caller never gives back holds up neither rotation nor Close for
@@ -136,13 +136,13 @@ func TestHazard11_LeakedConnection(t *testing.T) {
 	if n := atRevocation.Load(); n != 0 {
 		t.Errorf("%d sessions were left when the lease was revoked", n)
 	}
-	if e := s.events.wait(t, rotation.DrainDeadline, 1); e.Connections != 1 {
+	if e := s.events.Wait(t, rotation.DrainDeadline, 1); e.Connections != 1 {
 		t.Errorf("the event counts %d connections at the deadline, not 1", e.Connections)
 	}
 	check(t, s.Ping(t.Context())) // others are not touched
 
 	alsoLeaked := s.acquire(t)
-	s.vault.heal()
+	s.vault.Heal()
 	atRevocation = s.atRevocation(t, alsoLeaked)
 	within(t, 3*time.Second, "Shutdown", func() {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -181,13 +181,13 @@ func TestHazard12_LongTransaction(t *testing.T) {
 	if user := sessionUser(t, tx); user != old {
 		t.Errorf("the transaction goes on as %s, where it began as %s", user, old)
 	}
-	s.events.wait(t, rotation.Revoked, 2) // the others do not wait for it
+	s.events.Wait(t, rotation.Revoked, 2) // the others do not wait for it
 	if !s.hasUser(t, old) {
 		t.Error("its lease was revoked")
 	}
 	check(t, tx.Commit(t.Context()))
 	s.waitRevoked(t, 1, old)
-	s.events.none(t, rotation.DrainDeadline, rotation.RevokeFailed)
+	s.events.None(t, rotation.DrainDeadline, rotation.RevokeFailed)
 	if n := s.items(t, t.Name()+"%"); n != 2 {
 		t.Errorf("%d rows were committed, not 2", n)
 	}
@@ -216,10 +216,10 @@ func TestHazard12_TransactionPastDeadline(t *testing.T) {
 	if n := atRevocation.Load(); n != 0 {
 		t.Errorf("%d sessions were left when the lease was revoked", n)
 	}
-	if e := s.events.wait(t, rotation.DrainDeadline, 1); e.Connections != 1 {
+	if e := s.events.Wait(t, rotation.DrainDeadline, 1); e.Connections != 1 {
 		t.Errorf("the event counts %d connections at the deadline, not 1", e.Connections)
 	}
-	if e := s.events.wait(t, rotation.SessionsEnded, 1); e.Err != nil || e.Connections != 1 {
+	if e := s.events.Wait(t, rotation.SessionsEnded, 1); e.Err != nil || e.Connections != 1 {
 		t.Errorf("sessions ended: %d, error %v", e.Connections, e.Err)
 	}
 	_, err = tx.Exec(t.Context(), "INSERT INTO items (name) VALUES ($1)", rowName(t, 2))
@@ -244,7 +244,7 @@ func TestHazard34_TemporaryTable(t *testing.T) {
 	_, err := held.Exec(t.Context(), "CREATE TEMPORARY TABLE mine (id int)")
 	check(t, err)
 	var released atomic.Bool
-	s.vault.before("sys/leases/revoke", func() {
+	s.vault.Before("sys/leases/revoke", func() {
 		if !released.Load() {
 			t.Error("the lease is revoked under a connection in use")
 		}
@@ -290,7 +290,7 @@ func TestHazard49_StatementPastDeadline(t *testing.T) {
 	if n := atRevocation.Load(); n != 0 {
 		t.Errorf("%d sessions were left when the lease was revoked", n)
 	}
-	if e := s.events.wait(t, rotation.SessionsEnded, 1); e.Err != nil {
+	if e := s.events.Wait(t, rotation.SessionsEnded, 1); e.Err != nil {
 		t.Errorf("the sessions' end is not certain: %v", e.Err)
 	}
 	if n := s.items(t, t.Name()+"%"); n != 0 {

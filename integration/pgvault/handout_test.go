@@ -95,8 +95,8 @@ func TestHandedOutOld_NotInTheSecondHalf(t *testing.T) {
 		}
 	}
 	release(held)
-	s.events.wait(t, rotation.Revoked, 1)
-	s.events.none(t, rotation.DrainDeadline)
+	s.events.Wait(t, rotation.Revoked, 1)
+	s.events.None(t, rotation.DrainDeadline)
 }
 
 // While the pool has idle connections and room for more, rotations make no caller log in: not even one who comes
@@ -124,7 +124,7 @@ func TestRotation_CallersFindWhatIsIdle(t *testing.T) {
 	}
 	for i := range rotations {
 		s.rotate(t)
-		s.events.wait(t, rotation.Revoked, uint64(i+1))
+		s.events.Wait(t, rotation.Revoked, uint64(i+1))
 	}
 	stop()
 	running.Wait()

@@ -176,7 +176,7 @@ func TestHazard04_EveryHookRuns(t *testing.T) {
 				s.useEverything(t)
 				uses += 3
 				s.rotate(t)
-				s.events.wait(t, rotation.Revoked, generation+1)
+				s.events.Wait(t, rotation.Revoked, generation+1)
 				after := u.counts()
 				if len(after) != 27 {
 					t.Errorf("%d hooks ran, not all 27: %v", len(after), after)
@@ -259,20 +259,20 @@ func TestHazard55_HookHangs(t *testing.T) {
 		role: leaseOf(16*time.Second, time.Hour, noRenewal), params: "pool_max_conns=4",
 		configure: func(c *pgvault.Config) {
 			c.Rotation.ProbeTimeout = 200 * time.Millisecond
-			c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return g.pass(context.Background()) }
+			c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return g.Pass(context.Background()) }
 		},
 	})
-	t.Cleanup(func() { g.open() })
+	t.Cleanup(func() { g.Open() })
 	check(t, s.Ping(t.Context()))
-	g.shut()
-	s.events.wait(t, rotation.Published, 2) // shortly before the old one ends, although no login could be tried
-	s.events.none(t, rotation.CredentialLost)
+	g.Shut()
+	s.events.Wait(t, rotation.Published, 2) // shortly before the old one ends, although no login could be tried
+	s.events.None(t, rotation.CredentialLost)
 	within(t, 3*time.Second, "Shutdown", func() {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		_ = s.Shutdown(ctx) // what it says is not the point here
 	})
-	g.open()
+	g.Open()
 	s.waitNothingLeft(t)
 }
 
@@ -284,19 +284,19 @@ func TestHazard55_PrepareConnHangs(t *testing.T) {
 	s := open(t, setup{params: "pool_max_conns=4", configure: func(c *pgvault.Config) {
 		c.Rotation.DrainTimeout = 300 * time.Millisecond
 		c.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
-			_ = g.pass(context.Background())
+			_ = g.Pass(context.Background())
 			return !conn.IsClosed(), nil
 		}
 	}})
-	t.Cleanup(g.open)
+	t.Cleanup(g.Open)
 	old := s.Rotator().Status().User
-	g.shutFor(1)
+	g.ShutFor(1)
 	hanging := s.acquireAside(t.Context())
-	g.queue(t, 1)
+	g.Queue(t, 1)
 	s.rotate(t)
 	s.waitRevoked(t, 1, old)
 	check(t, s.Ping(t.Context()))
-	g.open()
+	g.Open()
 	got := receive(t, "Acquire", hanging)
 	check(t, got.err)
 	got.conn.Release()
@@ -307,15 +307,15 @@ func TestHazard55_SubscriberHangsOrPanics(t *testing.T) {
 	t.Parallel()
 	var g gate
 	s := open(t, setup{configure: func(c *pgvault.Config) { c.Rotation.CloseTimeout = 2 * time.Second }})
-	t.Cleanup(g.open)
-	g.shut()
-	s.Rotator().Subscribe(func(rotation.Event) { _ = g.pass(context.Background()) })
+	t.Cleanup(g.Open)
+	g.Shut()
+	s.Rotator().Subscribe(func(rotation.Event) { _ = g.Pass(context.Background()) })
 	s.Rotator().Subscribe(func(rotation.Event) { panic("a user's mistake") })
 	for id := range uint64(3) {
 		s.rotate(t)
-		s.events.wait(t, rotation.Revoked, id+1)
+		s.events.Wait(t, rotation.Revoked, id+1)
 	}
-	if n := len(s.events.of(rotation.SubscriberFailed, 0)); n != 1 {
+	if n := len(s.events.Of(rotation.SubscriberFailed, 0)); n != 1 {
 		t.Errorf("%d subscribers were reported to have failed, not 1", n)
 	}
 	within(t, 2*time.Second, "Close", s.Close)
@@ -348,5 +348,5 @@ func TestHazard04_WrappedSocket(t *testing.T) {
 		}
 		conn.Release()
 	}
-	s.events.wait(t, rotation.Revoked, 2)
+	s.events.Wait(t, rotation.Revoked, 2)
 }

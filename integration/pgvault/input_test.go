@@ -30,7 +30,7 @@ func (s *service) newFails(t *testing.T, connString string) error {
 		pool.Close()
 		t.Fatal("New succeeded")
 	}
-	if n := s.vault.secretsIn(everyWay(err)); n > 0 {
+	if n := s.vault.SecretsIn(everyWay(err)); n > 0 {
 		t.Errorf("the error shows %d secrets", n)
 	}
 	s.checkNothingLeft(t)
@@ -70,7 +70,7 @@ func TestBadInput(t *testing.T) {
 		{
 			name: "password in the string",
 			change: func(_ *testing.T, s *service) string {
-				s.vault.addSecret("hunter2")
+				s.vault.AddSecret("hunter2")
 				return strings.Replace(s.connString(""), "://", "://alice:hunter2@", 1)
 			},
 			says: []string{"sets the password", "remove it"},
@@ -180,7 +180,7 @@ func TestBadInput(t *testing.T) {
 			if !strings.HasPrefix(err.Error(), "pgvault: ") {
 				t.Errorf("the error does not say where it comes from: %v", err)
 			}
-			if n := len(s.vault.asked("")); n > 1 && (errors.Is(err, rotation.ErrDenied) || errors.Is(err, rotation.ErrInvalid)) {
+			if n := len(s.vault.Asked("")); n > 1 && (errors.Is(err, rotation.ErrDenied) || errors.Is(err, rotation.ErrInvalid)) {
 				t.Errorf("Vault was asked %d times for what it will not do", n)
 			}
 		})

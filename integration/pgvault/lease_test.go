@@ -20,7 +20,7 @@ import (
 // any time.
 func (s *service) checkInTime(t *testing.T) {
 	t.Helper()
-	s.events.none(t, rotation.CredentialLost, rotation.LoginRefused, rotation.RevokeAbandoned)
+	s.events.None(t, rotation.CredentialLost, rotation.LoginRefused, rotation.RevokeAbandoned)
 }
 
 // hazard 19: near its ceiling a lease is replaced in time, after few renewals, and not renewed ever
@@ -30,21 +30,21 @@ func TestHazard19_LeaseCeiling(t *testing.T) {
 	s := open(t, setup{role: leaseOf(12*time.Second, 30*time.Second)})
 	check(t, s.Ping(t.Context()))
 	id := uint64(1)
-	e := s.events.wait(t, rotation.Published, 2)
-	if len(s.events.of(rotation.RenewFailed, 1)) > 0 { // Vault took too long, on a busy machine: once more
+	e := s.events.Wait(t, rotation.Published, 2)
+	if len(s.events.Of(rotation.RenewFailed, 1)) > 0 { // Vault took too long, on a busy machine: once more
 		id = 2
-		e = s.events.wait(t, rotation.Published, 3)
+		e = s.events.Wait(t, rotation.Published, 3)
 	}
 	if e.Reason != "lease ceiling" {
 		t.Errorf("generation %d was published for %q, not because the ceiling was near", e.Generation, e.Reason)
 	}
 	// 12 s each of 30 s: after 8, 16 and perhaps 24 s, the last of them cut short.
-	if n := len(s.events.of(rotation.Renewed, id)); n < 1 || n > 4 || s.renewals() > 4*int(id) {
+	if n := len(s.events.Of(rotation.Renewed, id)); n < 1 || n > 4 || s.renewals() > 4*int(id) {
 		t.Errorf("generation %d was renewed %d times, and %d renewals were asked for", id, n, s.renewals())
 	}
-	s.events.wait(t, rotation.Revoked, id)
+	s.events.Wait(t, rotation.Revoked, id)
 	check(t, s.Ping(t.Context()))
-	if lost := s.events.of(rotation.CredentialLost, id); len(lost) > 0 {
+	if lost := s.events.Of(rotation.CredentialLost, id); len(lost) > 0 {
 		t.Errorf("it was not replaced in time:\n%s", list(lost))
 	}
 }
@@ -54,10 +54,10 @@ func TestHazard19_LeaseCeiling(t *testing.T) {
 func TestHazard20_NotRenewable(t *testing.T) {
 	t.Parallel()
 	s := prepare(t, setup{role: leaseOf(16*time.Second, time.Hour)})
-	s.vault.rewrite(s.role.CredsPath, `"renewable":true`, `"renewable":false`)
+	s.vault.Rewrite(s.role.CredsPath, `"renewable":true`, `"renewable":false`)
 	s.start(t)
 	check(t, s.Ping(t.Context()))
-	if e := s.events.wait(t, rotation.Published, 2); e.Reason != "lease end" {
+	if e := s.events.Wait(t, rotation.Published, 2); e.Reason != "lease end" {
 		t.Errorf("generation 2 was published for %q, not because its lease ends", e.Reason)
 	}
 	check(t, s.Ping(t.Context()))
@@ -79,14 +79,14 @@ func TestHazard21_RenewLeaseGone(t *testing.T) {
 		t.Fatalf("there are %d leases, not 1", len(leases))
 	}
 	check(t, s.bed.Vault.Client.Sys().RevokeWithOptionsWithContext(t.Context(), &api.RevokeOptions{LeaseID: leases[0], Sync: true}))
-	if e := s.events.wait(t, rotation.RenewFailed, 1); !errors.Is(e.Err, rotation.ErrLeaseGone) {
+	if e := s.events.Wait(t, rotation.RenewFailed, 1); !errors.Is(e.Err, rotation.ErrLeaseGone) {
 		t.Errorf("the renewal failed with %v", e.Err)
 	}
-	e := s.events.wait(t, rotation.Published, 2)
+	e := s.events.Wait(t, rotation.Published, 2)
 	if e.Reason != "lease is gone" {
 		t.Errorf("generation 2 was published for %q", e.Reason)
 	}
-	if n := len(s.events.of(rotation.RenewFailed, 1)); n != 1 {
+	if n := len(s.events.Of(rotation.RenewFailed, 1)); n != 1 {
 		t.Errorf("%d renewals were tried of a lease that is gone", n)
 	}
 	// The credential is dead: its connections are not handed out again.
@@ -94,7 +94,7 @@ func TestHazard21_RenewLeaseGone(t *testing.T) {
 	if user := s.acquire(t).Conn().Config().User; user == old {
 		t.Errorf("handed out a connection of %s, whose lease is gone", old)
 	}
-	s.events.wait(t, rotation.Revoked, 1)
+	s.events.Wait(t, rotation.Revoked, 1)
 }
 
 // hazard 22: while the database cannot prolong the user, renewals are tried again, not too often, until
@@ -104,15 +104,15 @@ func TestHazard22_RenewFailsAtTheDatabase(t *testing.T) {
 	options := leaseOf(16*time.Second, time.Hour, noRenewal)
 	s := open(t, setup{role: options})
 	check(t, s.Ping(t.Context()))
-	s.events.waitN(t, rotation.RenewFailed, 1, 2)
+	s.events.WaitN(t, rotation.RenewFailed, 1, 2)
 	options.Renew = nil
 	s.updateRole(t, options)
-	s.events.wait(t, rotation.Renewed, 0)
-	published := s.events.of(rotation.Published, 0)
+	s.events.Wait(t, rotation.Renewed, 0)
+	published := s.events.Of(rotation.Published, 0)
 	if len(published) > 1 || len(published) == 1 && published[0].Reason != "renewal keeps failing" {
 		t.Errorf("rotations:\n%s", list(published))
 	}
-	for _, e := range s.events.of(rotation.RenewFailed, 0) {
+	for _, e := range s.events.Of(rotation.RenewFailed, 0) {
 		if !strings.Contains(e.Err.Error(), "division by zero") {
 			t.Errorf("a renewal failed with %v, which does not say what the database said", e.Err)
 		}
@@ -125,10 +125,10 @@ func TestHazard22_RenewNeverWorks(t *testing.T) {
 	t.Parallel()
 	s := open(t, setup{role: leaseOf(16*time.Second, time.Hour, noRenewal)})
 	check(t, s.Ping(t.Context()))
-	if e := s.events.wait(t, rotation.Published, 2); e.Reason != "renewal keeps failing" {
+	if e := s.events.Wait(t, rotation.Published, 2); e.Reason != "renewal keeps failing" {
 		t.Errorf("generation 2 was published for %q", e.Reason)
 	}
-	if n := len(s.events.of(rotation.RenewFailed, 1)); n < 2 || n > 12 {
+	if n := len(s.events.Of(rotation.RenewFailed, 1)); n < 2 || n > 12 {
 		t.Errorf("%d renewals of generation 1 failed", n)
 	}
 	check(t, s.Ping(t.Context()))
@@ -148,7 +148,7 @@ func TestHazard33_RevokeDenied(t *testing.T) {
 	s.start(t)
 	old := sessionUser(t, s)
 	s.rotate(t)
-	for _, e := range s.events.waitN(t, rotation.RevokeFailed, 1, 2) {
+	for _, e := range s.events.WaitN(t, rotation.RevokeFailed, 1, 2) {
 		if !errors.Is(e.Err, rotation.ErrDenied) || !strings.Contains(e.Err.Error(), "sys/leases/revoke/"+s.role.CredsPath+"/*") {
 			t.Errorf("the revocation failed with %v, which does not say what the policy lacks", e.Err)
 		}
@@ -195,7 +195,7 @@ func TestHazard33_RevokeFailsAtTheDatabase(t *testing.T) {
 	check(t, err)
 	t.Cleanup(func() { check(t, s.bed.Postgres.Exec(context.Background(), "DROP TABLE IF EXISTS "+table)) })
 	s.rotate(t)
-	for _, e := range s.events.waitN(t, rotation.RevokeFailed, 1, 2) {
+	for _, e := range s.events.WaitN(t, rotation.RevokeFailed, 1, 2) {
 		if !strings.Contains(e.Err.Error(), "2BP01") {
 			t.Errorf("the revocation failed with %v, which does not say what the database said", e.Err)
 		}

@@ -109,15 +109,15 @@ func TestSteadyLoad(t *testing.T) {
 			}
 		})
 	}
-	s.events.wait(t, rotation.Published, 1+byThemselves)
+	s.events.Wait(t, rotation.Published, 1+byThemselves)
 	for range rotations - byThemselves {
 		id := s.Rotator().Status().Generation
 		s.rotate(t)
-		s.events.wait(t, rotation.Revoked, id-1) // else there would be too many leases at once
+		s.events.Wait(t, rotation.Revoked, id-1) // else there would be too many leases at once
 	}
 	close(stop)
 	running.Wait()
-	s.events.none(t, rotation.CredentialLost, rotation.LoginRefused)
+	s.events.None(t, rotation.CredentialLost, rotation.LoginRefused)
 	done := 0
 	for _, l := range ledgers {
 		done += l.balance
@@ -125,5 +125,5 @@ func TestSteadyLoad(t *testing.T) {
 	}
 	check(t, s.Shutdown(t.Context()))
 	s.checkNothingLeft(t)
-	t.Logf("%d rounds of work over %d rotations", done, len(s.events.of(rotation.Published, 0)))
+	t.Logf("%d rounds of work over %d rotations", done, len(s.events.Of(rotation.Published, 0)))
 }

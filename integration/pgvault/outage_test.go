@@ -123,21 +123,21 @@ func TestHazard25_VaultAwayForAWhile(t *testing.T) {
 			s.fill(t)
 			load := s.steady(t, 3)
 			up := takeDown(t, i, s.bed.Vault)
-			before := len(s.vault.asked(""))
+			before := len(s.vault.Asked(""))
 			// The renewal is due after 6 to 7 s, and goes wrong until there are 2 s left.
 			eventually(t, "Vault is asked in vain", func(context.Context) bool {
-				return outage.name == "paused" || len(s.events.of(rotation.RenewFailed, 1)) >= 2
+				return outage.name == "paused" || len(s.events.Of(rotation.RenewFailed, 1)) >= 2
 			})
 			load.progress(t)
 			up()
 			eventually(t, "a lease again", func(context.Context) bool {
-				return len(s.events.of(rotation.Renewed, 0))+len(s.events.of(rotation.Published, 0)) > 0
+				return len(s.events.Of(rotation.Renewed, 0))+len(s.events.Of(rotation.Published, 0)) > 0
 			})
 			load.progress(t)
-			if n := len(s.vault.asked("")) - before; n > 20 {
+			if n := len(s.vault.Asked("")) - before; n > 20 {
 				t.Errorf("Vault was asked %d times in some seconds", n)
 			}
-			s.events.none(t, rotation.CredentialLost, rotation.LoginRefused)
+			s.events.None(t, rotation.CredentialLost, rotation.LoginRefused)
 			load.end()
 		})
 	}
@@ -166,8 +166,8 @@ func TestHazard26_VaultAwayPastTheEnd(t *testing.T) {
 			}
 			load := s.steady(t, 2)
 			up := takeDown(t, i, s.bed.Vault)
-			start, before := time.Now(), len(s.vault.asked(""))
-			lost := s.events.wait(t, rotation.CredentialLost, 1)
+			start, before := time.Now(), len(s.vault.Asked(""))
+			lost := s.events.Wait(t, rotation.CredentialLost, 1)
 			load.progress(t)
 			load.end()
 			dialled := dials.Load()
@@ -180,12 +180,12 @@ func TestHazard26_VaultAwayPastTheEnd(t *testing.T) {
 			}
 			load = s.steady(t, 2)
 			load.progress(t)
-			asked, away := len(s.vault.asked(""))-before, time.Since(start)
+			asked, away := len(s.vault.Asked(""))-before, time.Since(start)
 			if limit := 10 + int(away/time.Second); asked > limit {
 				t.Errorf("Vault was asked %d times in %v", asked, away)
 			}
 			up()
-			s.events.wait(t, rotation.CredentialBack, 0)
+			s.events.Wait(t, rotation.CredentialBack, 0)
 			load.progress(t)
 			load.end()
 			s.fill(t)
@@ -194,7 +194,7 @@ func TestHazard26_VaultAwayPastTheEnd(t *testing.T) {
 			}
 			_, err := s.Exec(t.Context(), insertItem, t.Name())
 			check(t, err)
-			s.events.none(t, rotation.LoginRefused)
+			s.events.None(t, rotation.LoginRefused)
 			s.Close()
 			s.waitNothingLeft(t) // also what the outage has left, whose end Vault sees to
 		})
@@ -226,7 +226,7 @@ func TestHazard10_VaultHangs(t *testing.T) {
 	s := open(t, setup{bed: faulty.use(t), role: leaseOf(6*time.Second, 6*time.Second), params: "pool_max_conns=2"})
 	held := s.acquire(t)
 	up := takeDown(t, 2, s.bed.Vault)
-	s.events.wait(t, rotation.CredentialLost, 1)
+	s.events.Wait(t, rotation.CredentialLost, 1)
 	for range 5 {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		var err error
@@ -262,12 +262,12 @@ func TestHazard27_IssueAnswersLost(t *testing.T) {
 	const lost = 3
 	s := open(t, setup{role: leaseOf(5*time.Second, 5*time.Second)})
 	check(t, s.Ping(t.Context()))
-	s.vault.lose(s.role.CredsPath, lost)
-	s.events.wait(t, rotation.Published, 2)
+	s.vault.Lose(s.role.CredsPath, lost)
+	s.events.Wait(t, rotation.Published, 2)
 	if n := s.issues(); n != 1+lost+1 {
 		t.Errorf("%d credentials were asked for, where %d answers were lost", n, lost)
 	}
-	failed := s.events.of(rotation.IssueFailed, 0)
+	failed := s.events.Of(rotation.IssueFailed, 0)
 	if len(failed) != lost {
 		t.Errorf("%d failed issues were reported, not %d", len(failed), lost)
 	}
@@ -286,7 +286,7 @@ func TestHazard48_RotateAbandoned(t *testing.T) {
 	t.Parallel()
 	s := open(t, setup{})
 	old := sessionUser(t, s)
-	answers := s.vault.hold(s.role.CredsPath)
+	answers := s.vault.Hold(s.role.CredsPath)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	var err error
@@ -294,8 +294,8 @@ func TestHazard48_RotateAbandoned(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Rotate returned %v", err)
 	}
-	answers.open()
-	s.events.wait(t, rotation.Published, 2)
+	answers.Open()
+	s.events.Wait(t, rotation.Published, 2)
 	s.waitRevoked(t, 1, old)
 	if n := s.issues(); n != 2 {
 		t.Errorf("%d credentials were asked for, not 2", n)
@@ -307,7 +307,7 @@ func TestHazard48_RotateAbandoned(t *testing.T) {
 func TestHazard48_NewAbandoned(t *testing.T) {
 	t.Parallel()
 	s := prepare(t, setup{})
-	answers := s.vault.hold(s.role.CredsPath)
+	answers := s.vault.Hold(s.role.CredsPath)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	var err error
@@ -315,7 +315,7 @@ func TestHazard48_NewAbandoned(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no credential was issued in time") {
 		t.Errorf("New returned %v", err)
 	}
-	answers.queue(t, 1)
+	answers.Queue(t, 1)
 	leases, err := s.role.Leases(t.Context())
 	check(t, err)
 	users, err := s.role.Users(t.Context())
@@ -323,7 +323,7 @@ func TestHazard48_NewAbandoned(t *testing.T) {
 	if len(leases) != 1 || len(users) != 1 {
 		t.Errorf("Vault has made %d leases and %d users, where one was asked for", len(leases), len(users))
 	}
-	answers.open()
+	answers.Open()
 	s.waitNothingLeft(t)
 	if n := s.revocations(); n != 1 {
 		t.Errorf("%d revocations, not 1", n)

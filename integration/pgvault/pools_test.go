@@ -49,7 +49,7 @@ func TestHazard08_RawPoolInDatabaseSQL(t *testing.T) {
 	for range 5 {
 		s.rotate(t)
 	}
-	s.events.wait(t, rotation.Revoked, 4)
+	s.events.Wait(t, rotation.Revoked, 4)
 	if !s.hasUser(t, old) {
 		t.Error("the lease was revoked under a transaction")
 	}
@@ -57,7 +57,7 @@ func TestHazard08_RawPoolInDatabaseSQL(t *testing.T) {
 	s.waitRevoked(t, 1, old)
 	close(stop)
 	workers.Wait()
-	s.events.none(t, rotation.DrainDeadline, rotation.RevokeFailed)
+	s.events.None(t, rotation.DrainDeadline, rotation.RevokeFailed)
 }
 
 func useDB(ctx context.Context, db *sql.DB, name string) error {
@@ -85,7 +85,7 @@ func TestHazard08_RawPoolRefused(t *testing.T) {
 	if !errors.As(err, &pgErr) || pgErr.Code != "28P01" {
 		t.Fatalf("the refused login returned %v, not SQLSTATE 28P01", err)
 	}
-	s.events.wait(t, rotation.Published, 2)
+	s.events.Wait(t, rotation.Published, 2)
 	_, err = s.Pool.Pool.Exec(t.Context(), "SELECT 1")
 	check(t, err)
 }
@@ -108,7 +108,7 @@ func TestHazard09_ChannelBinding(t *testing.T) {
 	atRevocation := s.atRevocation(t, held)
 	s.rotate(t)
 	s.waitRevoked(t, 1, old)
-	if e := s.events.wait(t, rotation.SessionsEnded, 1); e.Err != nil || e.Connections != 1 || atRevocation.Load() != 0 {
+	if e := s.events.Wait(t, rotation.SessionsEnded, 1); e.Err != nil || e.Connections != 1 || atRevocation.Load() != 0 {
 		t.Errorf("%d of %d sessions were left when the lease was revoked, error %v", atRevocation.Load(), e.Connections, e.Err)
 	}
 	if user := sessionUser(t, s); user == old {
@@ -152,7 +152,7 @@ func TestHazard50_SweptConnectionsKeepTheirPing(t *testing.T) {
 			conn.Release()
 		}
 	}
-	s.events.wait(t, rotation.Revoked, 1)
+	s.events.Wait(t, rotation.Revoked, 1)
 }
 
 // twoPools opens two pools on one rotator, which the end of the test closes, last.
@@ -166,7 +166,7 @@ func twoPools(t *testing.T, s *service) (a, b *pgvault.Pool, r *rotation.Rotator
 		check(t, r.Close(context.Background()))
 		s.checkNothingLeft(t)
 	})
-	r.Subscribe(s.events.add)
+	r.Subscribe(s.events.Add)
 	var pools [2]*pgvault.Pool
 	for i := range pools {
 		config, err := pgvault.ParseConfig(withParams(s.bed.Postgres.URL("app"), "pool_max_conns=4"))
@@ -202,7 +202,7 @@ func TestHazard47_TwoPoolsOneRotator(t *testing.T) {
 	if user := sessionUser(t, inB); user != old || !s.hasUser(t, old) {
 		t.Errorf("the other pool's connection is of %s", user)
 	}
-	s.events.none(t, rotation.Revoked)
+	s.events.None(t, rotation.Revoked)
 	inB.Release()
 	s.waitRevoked(t, 1, old)
 	if n := s.revocations(); n != 1 {
@@ -212,7 +212,7 @@ func TestHazard47_TwoPoolsOneRotator(t *testing.T) {
 	a.Close()
 	check(t, b.Ping(t.Context()))
 	check(t, b.Rotate(t.Context()))
-	s.events.wait(t, rotation.Revoked, 2)
+	s.events.Wait(t, rotation.Revoked, 2)
 	check(t, b.Ping(t.Context()))
 	if _, err := a.Acquire(t.Context()); err == nil {
 		t.Error("a closed pool gives out connections")
@@ -255,5 +255,5 @@ func TestHazard57_CloseOneOfTwoPools(t *testing.T) {
 	if s.items(t, t.Name()) != 2 {
 		t.Error("the other pool's transaction did not commit both rows")
 	}
-	s.events.none(t, rotation.Revoked)
+	s.events.None(t, rotation.Revoked)
 }

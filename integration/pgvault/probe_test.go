@@ -29,8 +29,8 @@ func TestHazard29_NewCredentialCannotLogIn(t *testing.T) {
 	if !errors.Is(err, rotation.ErrRefused) || !strings.Contains(err.Error(), "28000") {
 		t.Errorf("Rotate returned %v, which does not say that the new login was refused", err)
 	}
-	s.events.wait(t, rotation.Rejected, 2)
-	s.events.wait(t, rotation.Revoked, 2)
+	s.events.Wait(t, rotation.Rejected, 2)
+	s.events.Wait(t, rotation.Revoked, 2)
 	if user := sessionUser(t, s); user != old {
 		t.Errorf("logged in as %s", user)
 	}
@@ -39,7 +39,7 @@ func TestHazard29_NewCredentialCannotLogIn(t *testing.T) {
 		check(t, err)
 		return len(leases) == 1
 	})
-	s.events.none(t, rotation.Published, rotation.CredentialLost)
+	s.events.None(t, rotation.Published, rotation.CredentialLost)
 
 	s.updateRole(t, testbed.RoleOptions{})
 	s.rotate(t)
@@ -55,16 +55,16 @@ func TestHazard29_TriesAgainByItself(t *testing.T) {
 	check(t, s.Ping(t.Context()))
 	options.Create = createUser(s.bed, "NOLOGIN")
 	s.updateRole(t, options)
-	s.events.wait(t, rotation.ProbeFailed, 2)
+	s.events.Wait(t, rotation.ProbeFailed, 2)
 	options.Create = nil
 	s.updateRole(t, options)
-	e := s.events.wait(t, rotation.Published, 0)
+	e := s.events.Wait(t, rotation.Published, 0)
 	check(t, s.Ping(t.Context()))
 	if e.Generation > 6 {
 		t.Errorf("generation %d was the first that could log in: too many were issued", e.Generation)
 	}
-	for _, rejected := range s.events.of(rotation.Rejected, 0) {
-		s.events.wait(t, rotation.Revoked, rejected.Generation)
+	for _, rejected := range s.events.Of(rotation.Rejected, 0) {
+		s.events.Wait(t, rotation.Revoked, rejected.Generation)
 	}
 }
 
@@ -77,7 +77,7 @@ func TestHazard52_ServerFullForAWhile(t *testing.T) {
 	s.updateRole(t, testbed.RoleOptions{Create: createUser(s.bed, "LOGIN CONNECTION LIMIT 0")})
 	rotated := make(chan error, 1)
 	go func() { rotated <- s.Rotate(t.Context()) }()
-	for _, e := range s.events.waitN(t, rotation.ProbeFailed, 2, 6) { // over 1.5 s
+	for _, e := range s.events.WaitN(t, rotation.ProbeFailed, 2, 6) { // over 1.5 s
 		if !strings.Contains(e.Err.Error(), "53300") {
 			t.Errorf("the probe failed with %v", e.Err)
 		}
@@ -92,7 +92,7 @@ func TestHazard52_ServerFullForAWhile(t *testing.T) {
 	check(t, s.bed.Postgres.Exec(t.Context(), "ALTER ROLE "+pgx.Identifier{g.User}.Sanitize()+" CONNECTION LIMIT -1"))
 	check(t, receive(t, "Rotate", rotated))
 	s.waitRevoked(t, 1, old)
-	s.events.none(t, rotation.Rejected)
+	s.events.None(t, rotation.Rejected)
 }
 
 // hazard 52: if there never is, it is put in place before the old one ends. What is open stays open as
@@ -104,19 +104,19 @@ func TestHazard52_ServerFullToTheEnd(t *testing.T) {
 	options := leaseOf(16*time.Second, 16*time.Second)
 	options.Create = createUser(s.bed, "LOGIN CONNECTION LIMIT 0")
 	s.updateRole(t, options)
-	s.events.wait(t, rotation.ProbeFailed, 2)
+	s.events.Wait(t, rotation.ProbeFailed, 2)
 	check(t, held.Ping(t.Context()))
 	held.Release()
-	s.events.wait(t, rotation.Published, 2)
-	s.events.none(t, rotation.Rejected, rotation.CredentialLost)
+	s.events.Wait(t, rotation.Published, 2)
+	s.events.None(t, rotation.Rejected, rotation.CredentialLost)
 	if n := s.issues(); n != 2 {
 		t.Errorf("%d credentials were issued, not 2", n)
 	}
 	options.Create = nil
 	s.updateRole(t, options)
-	s.events.wait(t, rotation.Published, 3)
+	s.events.Wait(t, rotation.Published, 3)
 	check(t, s.Ping(t.Context()))
-	s.events.none(t, rotation.LoginRefused)
+	s.events.None(t, rotation.LoginRefused)
 }
 
 // hazard 53: as with pgxpool, it is no failure of New that the database cannot be reached.

@@ -39,8 +39,8 @@ func TestHazard35_RoleDropped(t *testing.T) {
 	}
 	fresh.Release()
 	held.Release()
-	s.events.wait(t, rotation.Revoked, 1)
-	if n := len(s.events.of(rotation.LoginRefused, 0)); n != 1 {
+	s.events.Wait(t, rotation.Revoked, 1)
+	if n := len(s.events.Of(rotation.LoginRefused, 0)); n != 1 {
 		t.Errorf("%d refused logins were reported, not 1", n)
 	}
 	for range 10 { // the connection of the dead generation is gone
@@ -62,7 +62,7 @@ func TestHazard36_OrdinaryInsufficientPrivilege(t *testing.T) {
 			t.Fatalf("reading what is not granted returned %v, not SQLSTATE 42501", err)
 		}
 	}
-	s.events.none(t, rotation.LoginRefused, rotation.CredentialLost)
+	s.events.None(t, rotation.LoginRefused, rotation.CredentialLost)
 	if id, n := s.Rotator().Status().Generation, s.issues(); id != 1 || n != 1 {
 		t.Errorf("generation %d after %d issues: it rotated", id, n)
 	}
@@ -98,7 +98,7 @@ func TestHazard37_NotTheCredential(t *testing.T) {
 			t.Fatal("a connection without a network")
 		}
 	}
-	s.events.none(t, rotation.LoginRefused, rotation.CredentialLost)
+	s.events.None(t, rotation.LoginRefused, rotation.CredentialLost)
 	if id, n := s.Rotator().Status().Generation, s.issues(); id != 1 || n != 1 {
 		t.Errorf("generation %d after %d issues: it rotated", id, n)
 	}
@@ -114,11 +114,11 @@ func TestHazard43_ManyRefusedAtOnce(t *testing.T) {
 	var g gate
 	s := open(t, setup{params: "pool_max_conns=60", configure: func(c *pgvault.Config) {
 		c.ConnConfig.AfterNetConnect = func(ctx context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
-			return conn, g.pass(ctx)
+			return conn, g.Pass(ctx)
 		}
 	}})
 	old := s.Rotator().Status().User
-	g.shutFor(many)
+	g.ShutFor(many)
 	var workers sync.WaitGroup
 	for range many {
 		workers.Go(func() {
@@ -133,12 +133,12 @@ func TestHazard43_ManyRefusedAtOnce(t *testing.T) {
 			}
 		})
 	}
-	g.queue(t, many) // each is about to log in with the old credential
+	g.Queue(t, many) // each is about to log in with the old credential
 	s.dropRole(t, old)
-	g.open()
+	g.Open()
 	workers.Wait()
-	s.events.wait(t, rotation.Revoked, 1)
-	if n := len(s.events.of(rotation.LoginRefused, 0)); n != 1 {
+	s.events.Wait(t, rotation.Revoked, 1)
+	if n := len(s.events.Of(rotation.LoginRefused, 0)); n != 1 {
 		t.Errorf("%d refusals were reported, not 1", n)
 	}
 	if id, n := s.Rotator().Status().Generation, s.issues(); id != 2 || n != 2 {

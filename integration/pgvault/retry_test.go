@@ -144,7 +144,7 @@ func TestHazard35_EveryMethodRetries(t *testing.T) {
 			t.Parallel()
 			s := open(t, setup{params: "pool_max_conns=2"})
 			s.dropRole(t, s.Rotator().Status().User)
-			answers := s.vault.hold(s.role.CredsPath)
+			answers := s.vault.Hold(s.role.CredsPath)
 
 			const deadline = 2 * time.Second // time enough for the login that is refused
 			ctx, cancel := context.WithTimeout(t.Context(), deadline)
@@ -157,8 +157,8 @@ func TestHazard35_EveryMethodRetries(t *testing.T) {
 
 			done := make(chan error, 1)
 			go func() { done <- call(t.Context(), s, t.Name()) }()
-			answers.queue(t, 1)
-			answers.open()
+			answers.Queue(t, 1)
+			answers.Open()
 			check(t, receive(t, method, done))
 			if n := s.items(t, t.Name()); writes(method) != (n == 1) {
 				t.Errorf("it wrote %d rows", n)

@@ -98,7 +98,7 @@ func TestHazard45_NoSecretShows(t *testing.T) {
 	pool.Close()
 
 	s.rotate(t)
-	events, _ := s.events.all()
+	events, _ := s.events.All()
 	for _, e := range events {
 		show("event", e)
 		show("event's error", e.Err)
@@ -111,10 +111,10 @@ func TestHazard45_NoSecretShows(t *testing.T) {
 	show("closed", err)
 	shown.WriteString(s.logs.String())
 
-	if n := s.vault.secretsIn(shown.String()); n > 0 {
+	if n := s.vault.SecretsIn(shown.String()); n > 0 {
 		t.Errorf("%d secrets are shown", n)
 	}
-	if n := len(s.vault.secrets); n < 4 {
+	if n := s.vault.Secrets(); n < 4 {
 		t.Errorf("only %d secrets were there to be shown", n)
 	}
 }

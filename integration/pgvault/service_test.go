@@ -91,7 +91,7 @@ func (s *service) giveToken(t *testing.T, token string) {
 	t.Helper()
 	s.tokenFile = filepath.Join(t.TempDir(), "token")
 	check(t, os.WriteFile(s.tokenFile, []byte(token), 0o600))
-	s.vault.addSecret(token)
+	s.vault.AddSecret(token)
 }
 
 // rotation lets rotations follow each other without a pause, and logs every event from the first one on.
@@ -117,9 +117,9 @@ func withParams(u, params string) string {
 }
 
 // issues, renewals and revocations count what Vault was asked for.
-func (s *service) issues() int      { return len(s.vault.asked(s.role.CredsPath)) }
-func (s *service) renewals() int    { return len(s.vault.asked("sys/leases/renew")) }
-func (s *service) revocations() int { return len(s.vault.asked("sys/leases/revoke")) }
+func (s *service) issues() int      { return len(s.vault.Asked(s.role.CredsPath)) }
+func (s *service) renewals() int    { return len(s.vault.Asked("sys/leases/renew")) }
+func (s *service) revocations() int { return len(s.vault.Asked("sys/leases/revoke")) }
 
 // start opens the pool. At the end of the test it is closed, and nothing may be left.
 func (s *service) start(t *testing.T) *service {
@@ -129,7 +129,7 @@ func (s *service) start(t *testing.T) *service {
 	var err error
 	s.Pool, err = pgvault.NewWithConfig(ctx, s.config)
 	check(t, err)
-	s.Rotator().Subscribe(s.events.add)
+	s.Rotator().Subscribe(s.events.Add)
 	t.Cleanup(func() {
 		s.Close()
 		s.checkNothingLeft(t)
@@ -214,7 +214,7 @@ func (s *service) hasUser(t *testing.T, user string) bool {
 // waitRevoked waits until a generation's lease is revoked and its user gone.
 func (s *service) waitRevoked(t *testing.T, id uint64, user string) {
 	t.Helper()
-	s.events.wait(t, rotation.Revoked, id)
+	s.events.Wait(t, rotation.Revoked, id)
 	if s.hasUser(t, user) {
 		t.Errorf("generation %d is revoked, but %s is still there", id, user)
 	}

@@ -1,4 +1,4 @@
-package pgvault_test
+package kit
 
 import (
 	"bytes"
@@ -13,22 +13,23 @@ import (
 	"time"
 )
 
-// vaultProxy stands before a real Vault. It counts what is asked, knows the secrets that pass, and can
+// VaultProxy stands before a real Vault. It counts what is asked, knows the secrets that pass, and can
 // keep answers back or lose them. A request that has reached it reaches Vault, and is not cancelled
 // there when whoever asked goes away.
-type vaultProxy struct {
+type VaultProxy struct {
 	URL     string
 	target  string
 	client  *http.Client
 	pending sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
-	requests []vaultRequest
+	requests []VaultRequest
 	secrets  []string
 	faults   []*fault
 }
 
-type vaultRequest struct {
+// VaultRequest is one that was passed on.
+type VaultRequest struct {
 	at     time.Time
 	method string
 	path   string // without /v1/
@@ -39,26 +40,28 @@ type vaultRequest struct {
 type fault struct {
 	prefix string
 	before func() // called before they are passed on, if not nil
-	hold   *gate  // they wait here, if not nil
+	hold   *Gate  // they wait here, if not nil
 	lose   int    // this many are lost: the connection is cut
 
 	from, to string // what to replace in them
 }
 
-func newVaultProxy(t *testing.T, target string) *vaultProxy {
+// NewVaultProxy starts one before target, until the end of the test.
+func NewVaultProxy(t *testing.T, target string) *VaultProxy {
 	t.Helper()
-	p := &vaultProxy{target: target, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	p := &VaultProxy{target: target, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	server := httptest.NewServer(p)
 	p.URL = server.URL
 	t.Cleanup(func() {
-		p.heal()
+		p.Heal()
 		server.Close()
 		p.pending.Wait()
 	})
 	return p
 }
 
-func (p *vaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP passes a request on.
+func (p *VaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.pending.Add(1)
 	defer p.pending.Done()
 	path := strings.TrimPrefix(r.URL.Path, "/v1/")
@@ -68,7 +71,7 @@ func (p *vaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	answer, body, err := p.forward(r) //nolint:bodyclose // forward has read and closed it
-	entry := vaultRequest{at: time.Now(), method: r.Method, path: path}
+	entry := VaultRequest{at: time.Now(), method: r.Method, path: path}
 	if err == nil {
 		entry.status = answer.StatusCode
 		p.addPassword(body)
@@ -92,7 +95,7 @@ func (p *vaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body) // who does not wait for it any more misses it
 }
 
-func (p *vaultProxy) forward(r *http.Request) (*http.Response, []byte, error) {
+func (p *VaultProxy) forward(r *http.Request) (*http.Response, []byte, error) {
 	asked, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, nil, err
@@ -111,7 +114,7 @@ func (p *vaultProxy) forward(r *http.Request) (*http.Response, []byte, error) {
 	return answer, body, err
 }
 
-func (p *vaultProxy) faultsOf(path string) (found []*fault) {
+func (p *VaultProxy) faultsOf(path string) (found []*fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, f := range p.faults {
@@ -123,10 +126,10 @@ func (p *vaultProxy) faultsOf(path string) (found []*fault) {
 }
 
 // isLost waits where an answer is held, and reports whether it is to be lost.
-func (p *vaultProxy) isLost(path string) bool {
+func (p *VaultProxy) isLost(path string) bool {
 	for _, f := range p.faultsOf(path) {
 		if f.hold != nil {
-			_ = f.hold.pass(context.Background()) // opened by heal at the latest
+			_ = f.hold.Pass(context.Background()) // opened by heal at the latest
 		}
 		p.mu.Lock()
 		lost := f.lose > 0
@@ -139,52 +142,52 @@ func (p *vaultProxy) isLost(path string) bool {
 	return false
 }
 
-// before calls f with every such request before Vault gets it.
-func (p *vaultProxy) before(prefix string, f func()) {
+// Before calls f with every such request before Vault gets it.
+func (p *VaultProxy) Before(prefix string, f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = append(p.faults, &fault{prefix: prefix, before: f})
 }
 
-// hold keeps back the answers of requests whose path begins with prefix, which Vault has carried out.
+// Hold keeps back the answers of requests whose path begins with prefix, which Vault has carried out.
 // Whoever opens the gate lets them go.
-func (p *vaultProxy) hold(prefix string) *gate {
-	g := &gate{}
-	g.shut()
+func (p *VaultProxy) Hold(prefix string) *Gate {
+	g := &Gate{}
+	g.Shut()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = append(p.faults, &fault{prefix: prefix, hold: g})
 	return g
 }
 
-// lose loses the next n answers of such requests.
-func (p *vaultProxy) lose(prefix string, n int) {
+// Lose loses the next n answers of such requests.
+func (p *VaultProxy) Lose(prefix string, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = append(p.faults, &fault{prefix: prefix, lose: n})
 }
 
-// rewrite changes such answers.
-func (p *vaultProxy) rewrite(prefix, from, to string) {
+// Rewrite changes such answers.
+func (p *VaultProxy) Rewrite(prefix, from, to string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = append(p.faults, &fault{prefix: prefix, from: from, to: to})
 }
 
-// heal ends all faults.
-func (p *vaultProxy) heal() {
+// Heal ends all faults.
+func (p *VaultProxy) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, f := range p.faults {
 		if f.hold != nil {
-			f.hold.open()
+			f.hold.Open()
 		}
 	}
 	p.faults = nil
 }
 
-// asked returns the requests whose path begins with prefix.
-func (p *vaultProxy) asked(prefix string) (found []vaultRequest) {
+// Asked returns the requests whose path begins with prefix.
+func (p *VaultProxy) Asked(prefix string) (found []VaultRequest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range p.requests {
@@ -195,25 +198,26 @@ func (p *vaultProxy) asked(prefix string) (found []vaultRequest) {
 	return found
 }
 
-func (p *vaultProxy) addPassword(answer []byte) {
+func (p *VaultProxy) addPassword(answer []byte) {
 	var secret struct {
 		Data struct {
 			Password string `json:"password"`
 		} `json:"data"`
 	}
 	if json.Unmarshal(answer, &secret) == nil && secret.Data.Password != "" {
-		p.addSecret(secret.Data.Password)
+		p.AddSecret(secret.Data.Password)
 	}
 }
 
-func (p *vaultProxy) addSecret(secret string) {
+// AddSecret adds to what SecretsIn looks for, beside the passwords that have passed.
+func (p *VaultProxy) AddSecret(secret string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.secrets = append(p.secrets, secret)
 }
 
-// secretsIn returns how many secrets that have passed are in a text.
-func (p *vaultProxy) secretsIn(text string) (n int) {
+// SecretsIn returns how many secrets that have passed are in a text.
+func (p *VaultProxy) SecretsIn(text string) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, secret := range p.secrets {
@@ -222,4 +226,11 @@ func (p *vaultProxy) secretsIn(text string) (n int) {
 		}
 	}
 	return n
+}
+
+// Secrets returns how many secrets have passed.
+func (p *VaultProxy) Secrets() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.secrets)
 }
