@@ -107,7 +107,7 @@ func TestHazard17_TxConnStmtAcrossRotation(t *testing.T) {
 
 	tx, err := s.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable})
 	kit.Check(t, err)
-	_, err = tx.ExecContext(ctx, "INSERT INTO items (name) VALUES (?)", t.Name())
+	_, err = tx.ExecContext(ctx, "INSERT INTO items (name) VALUES (?)", t.Name()+s.role.Name)
 	kit.Check(t, err)
 	conn, err := s.Conn(ctx)
 	kit.Check(t, err)
@@ -131,7 +131,7 @@ func TestHazard17_TxConnStmtAcrossRotation(t *testing.T) {
 		t.Errorf("the connection was replaced while in use: @kept is %d", kept)
 	}
 	kit.Check(t, conn.Close())
-	kit.Check(t, s.QueryRowContext(ctx, "SELECT count(*) FROM items WHERE name = ?", t.Name()).Scan(&rows))
+	kit.Check(t, s.QueryRowContext(ctx, "SELECT count(*) FROM items WHERE name = ?", t.Name()+s.role.Name).Scan(&rows))
 	if rows != 1 {
 		t.Errorf("%d rows were committed", rows)
 	}

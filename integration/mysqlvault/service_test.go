@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,7 +58,7 @@ func prepare(t *testing.T, set setup) *service {
 	if strings.Contains(s.dsn, "?") {
 		separator = "&"
 	}
-	s.dsn += separator + "vault_path=" + s.role.CredsPath + "&vault_addr=" + s.vault.URL + "&vault_token_file=" + file
+	s.dsn += separator + "vault_path=" + s.role.CredsPath + "&vault_addr=" + s.vault.URL + "&vault_token_file=" + url.QueryEscape(file)
 	if set.params != "" {
 		s.dsn += "&" + set.params
 	}

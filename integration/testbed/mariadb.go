@@ -19,6 +19,8 @@ type MariaDB struct {
 	RootDSN  string  // for a user who may do everything, in the database of ours; holds the password
 	Root     *sql.DB // connected by RootDSN; Close closes it
 
+	CACertFile string // the CA of its certificate; empty on an existing server
+
 	bed           *Bed
 	server        *mariadbServer // nil on an existing server
 	root          *mysql.Config  // as RootDSN
@@ -43,7 +45,7 @@ func (b *Bed) startMariaDB(ctx context.Context) error {
 		if err := server.start(ctx); err != nil {
 			return err
 		}
-		m.server, m.root = server, server.rootConfig()
+		m.server, m.root, m.CACertFile = server, server.rootConfig(), server.tls.caFile
 	}
 	b.MariaDB = m
 	if err := m.connect(ctx); err != nil {

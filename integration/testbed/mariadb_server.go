@@ -23,6 +23,7 @@ type mariadbServer struct {
 	dir        string
 	address    string
 	password   string
+	tls        *serverTLS
 	process    *process
 }
 
@@ -45,6 +46,9 @@ func (b *Bed) newMariaDBServer(ctx context.Context) (*mariadbServer, error) {
 		password: randomText(16), dir: b.dir.join("mariadb"),
 	}
 	if err := makeOwnedDir(s.dir, credential); err != nil {
+		return nil, err
+	}
+	if s.tls, err = newServerTLS(s.dir, credential); err != nil {
 		return nil, err
 	}
 	if s.address, err = freeAddress(); err != nil {
@@ -118,6 +122,7 @@ func (s *mariadbServer) start(ctx context.Context) error {
 		"--datadir="+s.dataDir(), "--init-file="+s.initFile(), "--socket="+socket,
 		"--pid-file="+filepath.Join(s.dir, "pid"), "--tmpdir="+s.dir,
 		"--bind-address="+host, "--port="+port, "--skip-name-resolve",
+		"--ssl-cert="+s.tls.certFile, "--ssl-key="+s.tls.keyFile, // for clients who ask for it
 		"--max-connections="+strconv.Itoa(defaultMaxConns),
 		"--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=OFF",
 		"--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M")

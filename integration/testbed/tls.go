@@ -49,7 +49,7 @@ func newServerTLS(dir string, owner *syscall.Credential) (*serverTLS, error) {
 	}
 	files := &serverTLS{
 		// The CA lies outside the server's own directory, where its clients may not look.
-		caFile:   filepath.Join(filepath.Dir(dir), "ca.pem"),
+		caFile:   dir + "-ca.pem",
 		certFile: filepath.Join(dir, "server.pem"),
 		keyFile:  filepath.Join(dir, "server.key"),
 	}
