@@ -73,6 +73,11 @@ func (p *Pool) open(ctx context.Context) (err error) {
 	if err := ctx.Err(); err != nil { // the proof has nothing to say then
 		return err
 	}
+	return p.fill(ctx)
+}
+
+// fill makes the embedded pool.
+func (p *Pool) fill(ctx context.Context) (err error) {
 	chained := p.config.Config.Copy()
 	p.target.chain(chained)
 	if p.Pool, err = newPool(ctx, chained); err != nil {

@@ -2,12 +2,15 @@ package pgvault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // The methods of pgxpool.Pool that acquire a connection, each with one addition:
@@ -19,35 +22,47 @@ import (
 // retries bounds how many rotations one call sits out.
 const retries = 3
 
-// again reports whether a failed call is worth repeating, after waiting until it
-// is. Otherwise it returns the error to report.
-func (p *Pool) again(ctx context.Context, attempt int, err error) (bool, error) {
-	if attempt >= retries || !credentialAtFault(err) {
-		return false, err
+// Retry calls f with the embedded pool, and does for it what the methods of Pool do
+// for themselves: if f fails because a login was refused, or not possible, Retry
+// waits for the rotation that follows, within ctx, and calls f again, up to 3 times.
+// It is for what takes a *pgxpool.Pool and not an interface:
+//
+//	err := pool.Retry(ctx, func(p *pgxpool.Pool) error { return library.Do(ctx, p) })
+//
+// All of f runs again: let acquiring a connection be the first thing that it does,
+// and do it once. It returns f's error as it is, but a *[rotation.NoCredentialError]
+// or ctx's error, with f's, if waiting was in vain.
+func (p *Pool) Retry(ctx context.Context, f func(*pgxpool.Pool) error) error {
+	for attempt := 0; ; attempt++ {
+		p.target.gate.pass(ctx) // to a moment when what is idle can be had
+		err := f(p.Pool)
+		if err == nil || attempt >= retries || !credentialAtFault(err) {
+			return err
+		}
+		if waited := p.att.Await(ctx); waited != nil {
+			return afterWaiting(waited, err)
+		}
 	}
-	if waited := p.att.Await(ctx); waited != nil {
-		return false, fmt.Errorf("%w; after: %w", waited, err)
-	}
-	return true, nil
 }
 
-// inner is the embedded pool, at a moment when what is idle can be had.
-func (p *Pool) inner(ctx context.Context) *pgxpool.Pool {
-	p.target.gate.pass(ctx)
-	return p.Pool
+// afterWaiting is what to report when waiting was in vain: also what was waited for,
+// unless both say that there is no credential.
+func afterWaiting(waited, err error) error {
+	var none *rotation.NoCredentialError
+	if errors.As(waited, &none) && errors.As(err, &none) {
+		return waited
+	}
+	return fmt.Errorf("%w; after: %w", waited, err)
 }
 
 // Acquire returns a connection, as pgxpool.Pool.Acquire does.
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	for attempt := 0; ; attempt++ {
-		c, err := p.inner(ctx).Acquire(ctx)
-		if err == nil {
-			return c, nil
-		}
-		if again, err := p.again(ctx, attempt, err); !again {
-			return nil, err
-		}
-	}
+	var c *pgxpool.Conn
+	err := p.Retry(ctx, func(pool *pgxpool.Pool) (err error) {
+		c, err = pool.Acquire(ctx)
+		return err
+	})
+	return c, err
 }
 
 // AcquireFunc acquires a connection and calls f with it, as
@@ -63,28 +78,22 @@ func (p *Pool) AcquireFunc(ctx context.Context, f func(*pgxpool.Conn) error) err
 
 // Exec is pgxpool.Pool.Exec.
 func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	for attempt := 0; ; attempt++ {
-		tag, err := p.inner(ctx).Exec(ctx, sql, args...)
-		if err == nil {
-			return tag, nil
-		}
-		if again, err := p.again(ctx, attempt, err); !again {
-			return tag, err
-		}
-	}
+	var tag pgconn.CommandTag
+	err := p.Retry(ctx, func(pool *pgxpool.Pool) (err error) {
+		tag, err = pool.Exec(ctx, sql, args...)
+		return err
+	})
+	return tag, err
 }
 
 // Query is pgxpool.Pool.Query.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	for attempt := 0; ; attempt++ {
-		rows, err := p.inner(ctx).Query(ctx, sql, args...)
-		if err == nil {
-			return rows, nil
-		}
-		if again, err := p.again(ctx, attempt, err); !again {
-			return rows, err
-		}
-	}
+	var rows pgx.Rows
+	err := p.Retry(ctx, func(pool *pgxpool.Pool) (err error) {
+		rows, err = pool.Query(ctx, sql, args...)
+		return err
+	})
+	return rows, err
 }
 
 // Begin is pgxpool.Pool.Begin.
@@ -94,56 +103,43 @@ func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
 
 // BeginTx is pgxpool.Pool.BeginTx.
 func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
-	for attempt := 0; ; attempt++ {
-		tx, err := p.inner(ctx).BeginTx(ctx, options)
-		if err == nil {
-			return tx, nil
-		}
-		if again, err := p.again(ctx, attempt, err); !again {
-			return nil, err
-		}
-	}
+	var tx pgx.Tx
+	err := p.Retry(ctx, func(pool *pgxpool.Pool) (err error) {
+		tx, err = pool.BeginTx(ctx, options)
+		return err
+	})
+	return tx, err
 }
 
 // CopyFrom is pgxpool.Pool.CopyFrom. rows is not touched before there is a
 // connection.
 func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
-	for attempt := 0; ; attempt++ {
-		n, err := p.inner(ctx).CopyFrom(ctx, table, columns, rows)
-		if err == nil {
-			return n, nil
-		}
-		if again, err := p.again(ctx, attempt, err); !again {
-			return n, err
-		}
-	}
+	var n int64
+	err := p.Retry(ctx, func(pool *pgxpool.Pool) (err error) {
+		n, err = pool.CopyFrom(ctx, table, columns, rows)
+		return err
+	})
+	return n, err
 }
 
 // Ping is pgxpool.Pool.Ping.
 func (p *Pool) Ping(ctx context.Context) error {
-	for attempt := 0; ; attempt++ {
-		err := p.inner(ctx).Ping(ctx)
-		if err == nil {
-			return nil
-		}
-		if again, err := p.again(ctx, attempt, err); !again {
-			return err
-		}
-	}
+	return p.Retry(ctx, func(pool *pgxpool.Pool) error { return pool.Ping(ctx) })
 }
 
 // QueryRow is pgxpool.Pool.QueryRow.
 func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	for attempt := 0; ; attempt++ {
-		row := p.inner(ctx).QueryRow(ctx, sql, args...)
-		if !failedRow(row) {
-			return row
+	var row pgx.Row
+	err := p.Retry(ctx, func(pool *pgxpool.Pool) error {
+		if row = pool.QueryRow(ctx, sql, args...); failedRow(row) {
+			return row.Scan()
 		}
-		again, err := p.again(ctx, attempt, row.Scan())
-		if !again {
-			return rowError{err}
-		}
+		return nil
+	})
+	if err != nil {
+		return rowError{err}
 	}
+	return row
 }
 
 // failedRow reports whether row stands for a connection that was not acquired.
@@ -157,16 +153,17 @@ func (r rowError) Scan(...any) error { return r.err }
 
 // SendBatch is pgxpool.Pool.SendBatch.
 func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	for attempt := 0; ; attempt++ {
-		results := p.inner(ctx).SendBatch(ctx, b)
-		if !failedBatch(results) {
-			return results
+	var results pgx.BatchResults
+	err := p.Retry(ctx, func(pool *pgxpool.Pool) error {
+		if results = pool.SendBatch(ctx, b); failedBatch(results) {
+			return results.Close()
 		}
-		again, err := p.again(ctx, attempt, results.Close())
-		if !again {
-			return pgx.FailedBatchResults(b, err)
-		}
+		return nil
+	})
+	if err != nil {
+		return pgx.FailedBatchResults(b, err)
 	}
+	return results
 }
 
 var failedBatchTypes = [2]reflect.Type{
