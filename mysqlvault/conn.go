@@ -73,6 +73,7 @@ func (c *conn) renew(ctx context.Context) {
 func (c *conn) exchange(next *session) {
 	old := c.s
 	c.s = next
+	next.tracked.SetUnused(false)
 	old.retire()
 }
 

@@ -82,14 +82,11 @@ func (t *target) killAt(ctx context.Context, g *rotation.Generation, addr net.Ad
 
 // connectOnce logs in with g outside the pool; at, if not nil, is the server to dial.
 func (t *target) connectOnce(ctx context.Context, g *rotation.Generation, bind func(*rotation.Conn, *rotation.Generation) error, at net.Addr) (*session, error) {
-	l, err := t.newLogin(g, func(c *rotation.Conn, g *rotation.Generation) error {
-		c.SetUnused()
-		return bind(c, g)
-	}, at)
+	l, err := t.newLogin(g, bind, at)
 	if err != nil {
 		return nil, err
 	}
-	return l.connect(ctx)
+	return l.connect(ctx, true)
 }
 
 func (s *session) killAndWait(ctx context.Context, ids map[uint64]bool) error {

@@ -51,6 +51,7 @@ type login struct {
 // attempt is handed to the dialer through the context, and handed back with what was
 // dialled.
 type attempt struct {
+	unused  bool // no caller waits for it
 	tracked *rotation.Conn
 	socket  *socket
 }
@@ -62,7 +63,7 @@ type attemptKey struct{}
 func (t *target) logIn(ctx context.Context) (*session, error) {
 	const retries = 3 // rotations to sit out
 	for rotations, broken := 0, 0; ; {
-		s, err := t.tryLogIn(ctx)
+		s, err := t.tryLogIn(ctx, false)
 		switch {
 		case err == nil:
 			return s, nil
@@ -83,14 +84,15 @@ func (t *target) logIn(ctx context.Context) (*session, error) {
 	}
 }
 
-// tryLogIn connects once with the current credential, and reports its refusal.
-func (t *target) tryLogIn(ctx context.Context) (*session, error) {
+// tryLogIn connects once with the current credential, and reports its refusal. unused
+// says that no caller waits for it.
+func (t *target) tryLogIn(ctx context.Context, unused bool) (*session, error) {
 	for {
 		l, err := t.currentLogin()
 		if err != nil {
 			return nil, err
 		}
-		s, err := l.connect(ctx)
+		s, err := l.connect(ctx, unused)
 		if errors.Is(err, rotation.ErrStale) {
 			continue // replaced since; it is never current again, so this ends
 		}
@@ -136,13 +138,13 @@ func (t *target) newLogin(g *rotation.Generation, bind func(*rotation.Conn, *rot
 		wrapped, s := newSocket(raw, func(s *socket) { t.abandoned.add(g, s) })
 		conn := t.att.Track(wrapped)
 		tracked := rotation.ConnOf(conn)
+		a := ctx.Value(attemptKey{}).(*attempt) //nolint:forcetypeassert // connect has set it
+		tracked.SetUnused(a.unused)
 		if err := bind(tracked, g); err != nil {
 			_ = conn.Close()
 			return nil, err
 		}
-		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
-			a.tracked, a.socket = tracked, s
-		}
+		a.tracked, a.socket = tracked, s
 		return conn, nil
 	}
 	connector, err := mysql.NewConnector(c)
@@ -161,8 +163,8 @@ func dialNet(ctx context.Context, network, addr string) (net.Conn, error) {
 	return conn, err
 }
 
-func (l *login) connect(ctx context.Context) (*session, error) {
-	var a attempt
+func (l *login) connect(ctx context.Context, unused bool) (*session, error) {
+	a := attempt{unused: unused}
 	conn, err := l.connector.Connect(context.WithValue(ctx, attemptKey{}, &a))
 	if err != nil {
 		if a.tracked != nil {
@@ -196,7 +198,7 @@ func (s *session) close() error {
 // retire closes a session that has been replaced, in the background: saying goodbye
 // may take as long as the network likes.
 func (s *session) retire() {
-	s.tracked.SetUnused()
+	s.tracked.SetUnused(true)
 	go func() { _ = s.close() }()
 }
 

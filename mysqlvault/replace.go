@@ -122,11 +122,11 @@ func (r *replacer) findIdle() *conn {
 func (r *replacer) logIn(ctx context.Context, idle *conn) *session {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
-	s, err := r.t.tryLogIn(ctx)
+	s, err := r.t.tryLogIn(ctx, true)
 	if err != nil && idle != nil && serverFull(err) {
 		if old := idle.vacate(r.isOld); old != nil {
 			_ = old.close()
-			s, _ = r.t.tryLogIn(ctx)
+			s, _ = r.t.tryLogIn(ctx, true)
 		}
 	}
 	return s

@@ -160,7 +160,7 @@ func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
 		return err
 	}
 	if a.given.g != nil {
-		c.SetUnused()
+		c.SetUnused(true)
 	}
 	a.mixed = a.mixed || a.conn != nil && a.conn.Generation() != g
 	a.conn = c

@@ -116,7 +116,7 @@ func (t *target) connect(ctx context.Context, l login, c *pgx.ConnConfig) (*pgx.
 // the background, since the user's BeforeClose may take its time.
 func (t *target) discard(conn *pgx.Conn) {
 	if c := trackedConn(conn); c != nil {
-		c.SetUnused()
+		c.SetUnused(true)
 	}
 	go t.close(conn)
 }

@@ -190,10 +190,10 @@ func (c *Conn) Ended() error {
 	return nil
 }
 
-// SetUnused says that no caller has the connection, or none any more, and that it
-// is to be closed: when its pool is closed meanwhile, that is not worth a report.
-// It is counted until Close all the same.
-func (c *Conn) SetUnused() { c.unused.Store(true) }
+// SetUnused says whether no caller has the connection, not yet or not any more: when
+// its pool is closed meanwhile, that is not worth a report. It is counted until Close
+// all the same.
+func (c *Conn) SetUnused(unused bool) { c.unused.Store(unused) }
 
 // SetSession stores whatever the adapter needs to end this connection's session
 // at the server; Session returns it, nil before.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vaultpool/vaultpool/integration/internal/kit"
+	"github.com/vaultpool/vaultpool/integration/testbed"
 	"github.com/vaultpool/vaultpool/mysqlvault"
 	"github.com/vaultpool/vaultpool/rotation"
 )
@@ -73,9 +74,10 @@ func whoamiErr(ctx context.Context, q querier) (user string) {
 func TestHazard14_BackgroundConnectionIsCheckedOnFirstUse(t *testing.T) {
 	t.Parallel()
 	var dialling kit.Gate
-	s := open(t, setup{configure: func(c *mysqlvault.Config) {
-		c.DialFunc, c.Rotation.DrainTimeout = gated(&dialling), 300*time.Millisecond
-	}})
+	s := open(t, setup{
+		role:      testbed.RoleOptions{DefaultTTL: 8 * time.Second},
+		configure: func(c *mysqlvault.Config) { c.DialFunc = gated(&dialling) },
+	})
 	s.SetMaxOpenConns(1)
 	first, err := s.Conn(t.Context())
 	kit.Check(t, err)
@@ -93,11 +95,16 @@ func TestHazard14_BackgroundConnectionIsCheckedOnFirstUse(t *testing.T) {
 	kit.Eventually(t, "the connection lies idle", func(context.Context) bool { return s.Stats().Idle == 1 })
 	old := s.user()
 	dialling.ShutAfter(1, 1000) // the probe passes, and nothing replaces the connection in the background
-	s.rotate(t)
-	s.events.Wait(t, rotation.SessionsEnded, 1)
+	leases, err := s.role.Leases(t.Context())
+	kit.Check(t, err)
+	kit.Check(t, shared.Vault.Client.Sys().RevokeWithContext(t.Context(), leases[0]))
+	s.events.Wait(t, rotation.Draining, 1) // the renewal has found the lease gone: it is dead, its session lives
+	got := make(chan string, 1)
+	go func() { got <- whoamiErr(context.WithoutCancel(t.Context()), s) }()
+	dialling.Queue(t, 2) // the replacement, and the caller, who does not get what lies there
 	dialling.Open()
-	if got := whoami(t, s); got == old {
-		t.Errorf("the caller got a connection of the dead generation")
+	if user := kit.Receive(t, "the caller", got); user != s.user() || user == old {
+		t.Errorf("the caller got: %s", user)
 	}
 	s.waitRevoked(t, 1, old)
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
+
 	"github.com/vaultpool/vaultpool/integration/internal/kit"
 	"github.com/vaultpool/vaultpool/mysqlvault"
 	"github.com/vaultpool/vaultpool/rotation"
@@ -104,6 +106,15 @@ func TestHazard17_TxConnStmtAcrossRotation(t *testing.T) {
 		}
 	}
 	add(stmt, 1)
+	var held []*sql.Conn // more that are in use, beside some that are idle
+	for i := range 6 {
+		c, err := s.Conn(ctx)
+		kit.Check(t, err)
+		_, err = c.ExecContext(ctx, "SET @kept = ?", i)
+		kit.Check(t, err)
+		held = append(held, c)
+	}
+	s.fill(t, 3)
 
 	tx, err := s.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable})
 	kit.Check(t, err)
@@ -117,6 +128,15 @@ func TestHazard17_TxConnStmtAcrossRotation(t *testing.T) {
 
 	s.rotate(t)
 	s.rotate(t)
+	kit.Eventually(t, "what is idle is replaced", func(context.Context) bool { return s.connections(1) == len(held)+2 })
+	for i, c := range held {
+		var kept int
+		kit.Check(t, c.QueryRowContext(ctx, "SELECT @kept").Scan(&kept))
+		if kept != i || whoami(t, c) != old {
+			t.Errorf("a connection was replaced while in use: @kept is %d, not %d", kept, i)
+		}
+		kit.Check(t, c.Close())
+	}
 	for i := range 10 {
 		add(stmt, i)
 	}
@@ -146,10 +166,20 @@ func TestHazard17_TxConnStmtAcrossRotation(t *testing.T) {
 // prepared anew meanwhile: no error, no deadlock, and no statement stays behind at the server.
 func TestHazard51_StatementsAcrossReplacement(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{configure: func(c *mysqlvault.Config) { c.Rotation.DrainTimeout = time.Second }})
+	type callers struct{}
+	var paid atomic.Int64 // logins that callers waited for
+	s := open(t, setup{configure: func(c *mysqlvault.Config) {
+		c.Rotation.DrainTimeout = 2 * time.Second
+		kit.Check(t, c.Apply(mysql.BeforeConnect(func(ctx context.Context, _ *mysql.Config) error {
+			if ctx.Value(callers{}) != nil {
+				paid.Add(1)
+			}
+			return nil
+		})))
+	}})
 	s.SetMaxOpenConns(8)
-	s.SetMaxIdleConns(8)
-	ctx := t.Context()
+	s.fill(t, 8)
+	ctx := context.WithValue(t.Context(), callers{}, true)
 	long, err := s.PrepareContext(ctx, "SELECT ? * 2")
 	kit.Check(t, err)
 	var stop atomic.Bool
@@ -192,6 +222,9 @@ func TestHazard51_StatementsAcrossReplacement(t *testing.T) {
 	stop.Store(true)
 	users.Wait()
 	kit.Check(t, long.Close())
+	if n := paid.Load(); n > 0 {
+		t.Errorf("callers paid %d logins", n)
+	}
 	s.events.None(t, rotation.DrainDeadline)
 	kit.Eventually(t, "no prepared statement on a session of ours", func(ctx context.Context) bool {
 		total := 0
