@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -240,14 +241,38 @@ func TestHazard51_StatementsAcrossReplacement(t *testing.T) {
 	})
 }
 
+// blocked returns a statement that writes one row and then waits for a lock that is held until the end of
+// the test. It takes no notice of a client that has gone, which SLEEP does after some seconds.
+func blocked(t *testing.T) (statement string) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	r, err := shared.MariaDB.Root.ExecContext(ctx, "INSERT INTO accounts (owner) VALUES (?)", t.Name())
+	kit.Check(t, err)
+	id, err := r.LastInsertId()
+	kit.Check(t, err)
+	holder, err := shared.MariaDB.Root.BeginTx(ctx, nil)
+	kit.Check(t, err)
+	t.Cleanup(func() { kit.Check(t, holder.Rollback()) })
+	_, err = holder.ExecContext(ctx, "UPDATE accounts SET balance = 1 WHERE id = ?", id)
+	kit.Check(t, err)
+	return fmt.Sprintf("INSERT INTO items (name) SELECT concat(?, balance) FROM accounts WHERE id = %d FOR UPDATE", id)
+}
+
+// isBlocked reports whether a session of the user is executing what blocked returned.
+func (s *service) isBlocked(t *testing.T, user string) bool {
+	t.Helper()
+	return slices.ContainsFunc(s.sessionsOf(t, user), func(p process) bool { return strings.Contains(p.info, "FOR UPDATE") })
+}
+
 // hazard 49: at the drain deadline a statement is running. Its session is gone before the revocation, what
 // it wrote is rolled back, and its user is told why.
 func TestHazard49_DeadlineWithStatementRunning(t *testing.T) {
 	t.Parallel()
 	s := open(t, setup{configure: func(c *mysqlvault.Config) { c.Rotation.DrainTimeout = 300 * time.Millisecond }})
 	failed := make(chan error, 2)
+	statement := blocked(t)
 	go func() { // autocommits when it is done, which must not happen
-		_, err := s.ExecContext(t.Context(), "INSERT INTO items (name) SELECT concat(?, sleep(300))", t.Name())
+		_, err := s.ExecContext(t.Context(), statement, t.Name())
 		failed <- err
 	}()
 	tx, err := s.BeginTx(t.Context(), nil)
@@ -255,15 +280,7 @@ func TestHazard49_DeadlineWithStatementRunning(t *testing.T) {
 	_, err = tx.ExecContext(t.Context(), "INSERT INTO items (name) VALUES (?)", t.Name())
 	kit.Check(t, err)
 	old := s.user()
-	kit.Eventually(t, "the statement runs", func(context.Context) bool {
-		n := 0
-		for _, p := range s.sessionsOf(t, old) {
-			if strings.Contains(p.info, "sleep(300)") {
-				n++
-			}
-		}
-		return n == 1
-	})
+	kit.Eventually(t, "the statement runs", func(context.Context) bool { return s.isBlocked(t, old) })
 	s.rotate(t)
 	if e := s.events.Wait(t, rotation.SessionsEnded, 1); e.Connections != 2 || e.Err != nil {
 		t.Errorf("ended: %d connections, error %v", e.Connections, e.Err)
@@ -292,19 +309,13 @@ func TestAbandonedStatementsAreEnded(t *testing.T) {
 			s := open(t, setup{})
 			ctx, cancel := context.WithCancel(t.Context())
 			failed := make(chan error, 1)
+			statement := blocked(t)
 			go func() {
-				_, err := s.ExecContext(ctx, "INSERT INTO items (name) SELECT concat(?, sleep(300))", t.Name())
+				_, err := s.ExecContext(ctx, statement, t.Name())
 				failed <- err
 			}()
 			old := s.user()
-			running := func(context.Context) bool {
-				for _, p := range s.sessionsOf(t, old) {
-					if strings.Contains(p.info, "sleep(300)") {
-						return true
-					}
-				}
-				return false
-			}
+			running := func(context.Context) bool { return s.isBlocked(t, old) }
 			kit.Eventually(t, "the statement runs", running)
 			cancel()
 			if err := kit.Receive(t, "the caller returns", failed); !errors.Is(err, context.Canceled) {
