@@ -3,9 +3,13 @@ package stdlib
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	pgxstdlib "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // Conn is pgx's stdlib.Conn in all but IsValid. It is what [database/sql.Conn.Raw]
@@ -43,6 +47,18 @@ var _ interface {
 // credential is still alive.
 func (c *Conn) IsValid() bool { return false }
 
+// explain says of a connection that the Rotator ended why it is bad. To database/sql
+// it is ErrBadConn all the same.
+func (c *Conn) explain(err error) error {
+	if !errors.Is(err, driver.ErrBadConn) {
+		return err
+	}
+	if tracked := rotation.ConnOf(c.Conn().PgConn().Conn()); tracked != nil && tracked.Ended() != nil {
+		return fmt.Errorf("%w: %w", err, tracked.Ended())
+	}
+	return err
+}
+
 // Conn returns the connection as pgx knows it.
 func (c *Conn) Conn() *pgx.Conn { return c.pgx().Conn() }
 
@@ -54,7 +70,8 @@ func (c *Conn) Prepare(query string) (driver.Stmt, error) { return c.pgx().Prepa
 
 // PrepareContext implements driver.ConnPrepareContext.
 func (c *Conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	return c.pgx().PrepareContext(ctx, query)
+	statement, err := c.pgx().PrepareContext(ctx, query)
+	return statement, c.explain(err)
 }
 
 // Begin implements driver.Conn.
@@ -62,21 +79,24 @@ func (c *Conn) Begin() (driver.Tx, error) { return c.pgx().Begin() }
 
 // BeginTx implements driver.ConnBeginTx.
 func (c *Conn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
-	return c.pgx().BeginTx(ctx, options)
+	tx, err := c.pgx().BeginTx(ctx, options)
+	return tx, c.explain(err)
 }
 
 // ExecContext implements driver.ExecerContext.
 func (c *Conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return c.pgx().ExecContext(ctx, query, args)
+	result, err := c.pgx().ExecContext(ctx, query, args)
+	return result, c.explain(err)
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *Conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return c.pgx().QueryContext(ctx, query, args)
+	rows, err := c.pgx().QueryContext(ctx, query, args)
+	return rows, c.explain(err)
 }
 
 // Ping implements driver.Pinger.
-func (c *Conn) Ping(ctx context.Context) error { return c.pgx().Ping(ctx) }
+func (c *Conn) Ping(ctx context.Context) error { return c.explain(c.pgx().Ping(ctx)) }
 
 // CheckNamedValue implements driver.NamedValueChecker.
 func (c *Conn) CheckNamedValue(v *driver.NamedValue) error { return c.pgx().CheckNamedValue(v) }

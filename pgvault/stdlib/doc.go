@@ -15,7 +15,7 @@
 // open rows keep their connection across a rotation until they are done, or until the
 // drain deadline (5 minutes, or what the lease leaves), at which their session is
 // ended: what they do next fails with an error that wraps [rotation.ErrEnded], and
-// after that with driver.ErrBadConn. An event says so.
+// driver.ErrBadConn with it. An event says so.
 //
 // sql.Open fails on a connection string that is wrong, and sends nothing. The pool
 // starts when the first connection is needed. The credential is then issued in the
