@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -12,11 +11,25 @@ import (
 // is none of our business.
 type config struct {
 	listen         string
+	database       string // a key of schemas
 	databaseURL    string
 	requestTimeout time.Duration
 	drainTimeout   time.Duration
 	poolTimeout    time.Duration
 	printSchema    bool
+}
+
+// What -db may be.
+const (
+	postgresName = "postgres"
+	mysqlName    = "mysql"
+)
+
+var schemas = map[string]string{postgresName: postgresSchema, mysqlName: mysqlSchema}
+
+var exampleURLs = map[string]string{
+	postgresName: "postgres://127.0.0.1/app?vault_path=database/creds/app",
+	mysqlName:    "tcp(127.0.0.1:3306)/app?vault_path=database/creds/app",
 }
 
 func parseConfig(args []string, getenv func(string) string, usage io.Writer) (config, error) {
@@ -25,6 +38,8 @@ func parseConfig(args []string, getenv func(string) string, usage io.Writer) (co
 	flags.SetOutput(usage)
 	flags.StringVar(&cfg.listen, "listen", orDefault(getenv("LISTEN_ADDR"), "127.0.0.1:8080"),
 		"`address` to serve HTTP on (LISTEN_ADDR)")
+	flags.StringVar(&cfg.database, "db", orDefault(getenv("DB"), postgresName),
+		"which `database`: postgres, or mysql for MySQL and MariaDB (DB)")
 	flags.StringVar(&cfg.databaseURL, "database-url", getenv("DATABASE_URL"),
 		"connection `string` with a vault_path parameter, without user and password (DATABASE_URL)")
 	flags.DurationVar(&cfg.requestTimeout, "request-timeout", 5*time.Second,
@@ -40,9 +55,11 @@ func parseConfig(args []string, getenv func(string) string, usage io.Writer) (co
 	if flags.NArg() > 0 {
 		return config{}, fmt.Errorf("unexpected argument %q: everything is a flag, see -help", flags.Arg(0))
 	}
+	if schemas[cfg.database] == "" {
+		return config{}, fmt.Errorf("-db is %q: it must be %s or %s", cfg.database, postgresName, mysqlName)
+	}
 	if cfg.databaseURL == "" && !cfg.printSchema {
-		return config{}, errors.New("no database: set DATABASE_URL or -database-url, " +
-			"for example postgres://127.0.0.1/app?vault_path=database/creds/app")
+		return config{}, fmt.Errorf("no database: set DATABASE_URL or -database-url, for example %s", exampleURLs[cfg.database])
 	}
 	for name, value := range map[string]time.Duration{
 		"request-timeout": cfg.requestTimeout, "drain-timeout": cfg.drainTimeout, "pool-timeout": cfg.poolTimeout,

@@ -1,16 +1,17 @@
-// Command webservice is a small web service on PostgreSQL, written as one is written with pgxpool. Its connections
-// log in with credentials leased from Vault, which change while it runs; the only trace of that in its code is
-// pgvault.New where pgxpool.New would be.
+// Command webservice is a small web service on PostgreSQL, or on MySQL or MariaDB, written as one is written with
+// pgxpool or database/sql. Its connections log in with credentials leased from Vault, which change while it runs; the
+// only trace of that in its code is pgvault.New where pgxpool.New would be, and mysqlvault's connector where the
+// driver's would be.
 //
 // It reads VAULT_ADDR, VAULT_TOKEN and the rest of Vault's usual environment, and is told by the connection string
 // where its credentials come from:
 //
 //	DATABASE_URL='postgres://db.internal/app?sslmode=verify-full&vault_path=database/creds/app' webservice
+//	DATABASE_URL='tcp(db.internal:3306)/app?tls=true&vault_path=database/creds/app' webservice -db mysql
 package main
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,12 +24,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vaultpool/vaultpool/pgvault"
 	"github.com/vaultpool/vaultpool/rotation"
 )
-
-//go:embed schema.sql
-var schema string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -51,25 +48,23 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		return err
 	}
 	if cfg.printSchema {
-		_, err := io.WriteString(stdout, schema)
+		_, err := io.WriteString(stdout, schemas[cfg.database])
 		return err
 	}
 	logger := slog.New(slog.NewJSONHandler(stdout, nil))
 
-	pool, err := pgvault.New(ctx, cfg.databaseURL)
+	db, err := openDatabase(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("open the database: %w", err)
 	}
-	pool.Rotator().Subscribe(func(e rotation.Event) { logEvent(logger, e) }) // until the pool is closed
+	db.rotator.Subscribe(func(e rotation.Event) { logEvent(logger, e) }) // until the database is closed
 
-	err = serve(ctx, cfg, newServer(&postgresStore{pool}, pool.Rotator(), cfg.requestTimeout, logger), logger)
+	err = serve(ctx, cfg, newServer(db.store, db.rotator, cfg.requestTimeout, logger), logger)
 
-	// No request is left: give the connections and the lease back. What could not be given back is an error.
-	logger.Info("closing the database pool")
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.poolTimeout)
-	defer cancel()
-	if closeErr := pool.Shutdown(closing); closeErr != nil {
-		err = errors.Join(err, fmt.Errorf("close the database pool: %w", closeErr))
+	// No request is left: give the connections and the lease back.
+	logger.Info("closing the database")
+	if closeErr := db.close(); closeErr != nil {
+		err = errors.Join(err, fmt.Errorf("close the database: %w", closeErr))
 	}
 	if err == nil {
 		logger.Info("stopped")

@@ -19,15 +19,6 @@ const (
 	maxLimit     = 100
 )
 
-// store is what the handlers need: postgresStore, or a map in tests.
-type store interface {
-	listItems(ctx context.Context, limit int) ([]item, error)
-	createItem(ctx context.Context, name string, quantity int32) (item, error)
-	item(ctx context.Context, id int64) (item, error)
-	account(ctx context.Context, id int64) (account, error)
-	transfer(ctx context.Context, wanted transfer) (transfer, error)
-}
-
 // credentials is what the health and status pages need: a *rotation.Rotator.
 type credentials interface{ Status() rotation.Status }
 

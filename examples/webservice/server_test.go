@@ -254,26 +254,59 @@ func TestConfig(t *testing.T) {
 	if err != nil || cfg.databaseURL != "postgres://other/app" {
 		t.Errorf("a flag goes before the environment: %+v, %v", cfg, err)
 	}
+	if cfg.database != postgresName {
+		t.Errorf("without -db: got %q, want %q", cfg.database, postgresName)
+	}
+	environment["DB"] = "mysql"
+	if cfg, err = parseConfig(nil, getenv, io.Discard); err != nil || cfg.database != mysqlName {
+		t.Errorf("with DB=mysql: %+v, %v", cfg, err)
+	}
+	if cfg, err = parseConfig([]string{"-db", "postgres"}, getenv, io.Discard); err != nil || cfg.database != postgresName {
+		t.Errorf("-db goes before DB: %+v, %v", cfg, err)
+	}
 	for want, args := range map[string][]string{
 		"unexpected argument": {"serve"},
 		"must be positive":    {"-pool-timeout", "0s"},
 		"not defined":         {"-nonsense"},
+		`-db is "oracle"`:     {"-db", "oracle"},
 	} {
 		if _, err := parseConfig(args, getenv, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: got %v, want an error with %q", args, err, want)
 		}
 	}
-	if _, err := parseConfig(nil, func(string) string { return "" }, io.Discard); err == nil || !strings.Contains(err.Error(), "DATABASE_URL") {
-		t.Errorf("without a database: got %v, want an error that names DATABASE_URL", err)
+	nothing := func(string) string { return "" }
+	for name, example := range exampleURLs {
+		_, err := parseConfig([]string{"-db", name}, nothing, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), "DATABASE_URL") || !strings.Contains(err.Error(), example) {
+			t.Errorf("%s without a URL: got %v, want an error that names DATABASE_URL with an example", name, err)
+		}
 	}
 }
 
 func TestPrintSchema(t *testing.T) {
-	var out strings.Builder
-	if err := run(t.Context(), []string{"-print-schema"}, func(string) string { return "" }, &out); err != nil {
-		t.Fatalf("print the schema: %v", err)
+	for name, own := range map[string]string{"postgres": "timestamptz", "mysql": "datetime(6)"} {
+		var out strings.Builder
+		if err := run(t.Context(), []string{"-print-schema", "-db", name}, func(string) string { return "" }, &out); err != nil {
+			t.Fatalf("print the schema of %s: %v", name, err)
+		}
+		for _, want := range []string{"CREATE TABLE IF NOT EXISTS items", own} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s: no %q in %q", name, want, out.String())
+			}
+		}
 	}
-	if !strings.Contains(out.String(), "CREATE TABLE IF NOT EXISTS items") {
-		t.Errorf("got %q", out.String())
+}
+
+// What keeps the service from starting says why; a URL for the other database is no URL.
+func TestOpenFails(t *testing.T) {
+	for want, args := range map[string][]string{
+		"open the database: pgvault":    {"-database-url", "tcp(127.0.0.1:3306)/app?vault_path=database/creds/app"},
+		"open the database: mysqlvault": {"-db", "mysql", "-database-url", "postgres://127.0.0.1/app?vault_path=database/creds/app"},
+		"vault_path":                    {"-db", "mysql", "-database-url", "tcp(127.0.0.1:3306)/app"},
+	} {
+		err := run(t.Context(), args, func(string) string { return "" }, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: got %v, want an error with %q", args, err, want)
+		}
 	}
 }

@@ -10,10 +10,8 @@ import (
 )
 
 const (
-	leaseTTL     = 8 * time.Second  // of a lease, and of each renewal
-	leaseCeiling = 20 * time.Second // how long renewals keep a lease alive in all
-	poolSize     = 20
-	serviceName  = "webservice" // also the application_name of its sessions
+	poolSize    = 20
+	serviceName = "webservice" // also the application_name of its sessions
 
 	// endTimeout bounds the checks in the end, in case a server does not answer.
 	endTimeout = 30 * time.Second
@@ -21,40 +19,56 @@ const (
 
 // runDemo starts everything, runs the load until duration (if any) is over or ctx ends, stops everything in good
 // order, and reports. The error is for what kept it from doing so.
-func runDemo(ctx context.Context, duration time.Duration, screen *screen) (_ *report, err error) {
+func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err error) {
 	start := time.Now()
-	screen.printf("starting Vault and PostgreSQL")
-	bed, err := testbed.Start(ctx, testbed.Options{Postgres: true, Progress: screen})
+	screen.printf("starting Vault and the database")
+	bed, err := testbed.Start(ctx, testbed.Options{
+		Postgres: o.database == postgresName, MariaDB: o.database == mysqlName, Progress: screen,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("start the servers: %w", err)
 	}
 	defer func() { err = errors.Join(err, bed.Close()) }()
 
-	setting, err := prepare(ctx, bed, screen)
+	setting, err := prepare(ctx, bed, o.database, screen)
 	if err != nil {
 		return nil, err
 	}
-	service, err := startService(ctx, setting, screen)
+	revocations := newRevocations(setting, screen)
+	service, err := startService(ctx, setting, revocations, screen)
 	if err != nil {
 		return nil, err
 	}
 	defer service.kill()
 	screen.printf("ready after %s: http://%s/status", time.Since(start).Round(100*time.Millisecond), service.address)
+	var jobs *jobs
+	if bed.MariaDB != nil {
+		if jobs, err = startJobs(ctx, setting, revocations, screen); err != nil {
+			return nil, err
+		}
+	}
 
-	r := &report{duration: duration}
+	r := &report{database: setting.database.name(), duration: o.duration}
 	load := startLoad(ctx, "http://"+service.address, screen)
 	began := time.Now()
-	r.reason = watch(ctx, duration, service, load, screen)
+	r.reason = watch(ctx, o.duration, service, load, screen)
 	load.stop()
 	r.ran = time.Since(began)
 
 	screen.printf("%s; the load has stopped, stopping the service", r.reason)
+	if jobs != nil {
+		r.jobs = jobs.stop()
+	}
 	r.service = service.stop()
 	r.load = load.result()
-	r.renewals, r.rotations = service.events.renewals(), service.events.rotations()
+	r.renewals, r.rotations, r.credentials = service.events.renewals(), service.events.rotations(), service.events.credentials()
 	checking, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
+	r.revocations = revocations.result()
 	r.left, r.books = inspect(checking, setting)
+	if jobs != nil {
+		jobs.audit(checking, r.jobs)
+	}
 	return r, nil
 }
 

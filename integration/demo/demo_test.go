@@ -14,25 +14,31 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/vaultpool/vaultpool/rotation"
 )
 
-func TestParseDuration(t *testing.T) {
+func TestParseOptions(t *testing.T) {
 	for _, test := range []struct {
-		args        []string
-		environment string
-		want        time.Duration
-		wantErr     bool
+		args         []string
+		db, duration string // the environment
+		want         options
+		wantErr      string
 	}{
-		{nil, "", 0, false},
-		{nil, "90s", 90 * time.Second, false},
-		{[]string{"-duration", "5m"}, "90s", 5 * time.Minute, false},
-		{nil, "90", 0, true},
-		{nil, "0s", 0, true},
-		{nil, "-1s", 0, true},
+		{nil, "", "", options{postgresName, 0}, ""},
+		{nil, "postgres", "", options{postgresName, 0}, ""},
+		{nil, "mysql", "90s", options{mysqlName, 90 * time.Second}, ""},
+		{[]string{"-duration", "5m", "-db", "postgres"}, "mysql", "90s", options{postgresName, 5 * time.Minute}, ""},
+		{nil, "oracle", "", options{}, `DB is "oracle": it must be postgres or mysql`},
+		{[]string{"-db", "mariadb"}, "", "", options{}, `DB is "mariadb"`},
+		{nil, "", "90", options{}, `DURATION is "90"`},
+		{nil, "", "0s", options{}, `DURATION is "0s"`},
+		{nil, "", "-1s", options{}, `DURATION is "-1s"`},
 	} {
-		got, err := parseDuration(test.args, test.environment)
-		if got != test.want || (err != nil) != test.wantErr {
-			t.Errorf("%v with DURATION=%q: got %v, %v", test.args, test.environment, got, err)
+		environment := map[string]string{"DB": test.db, "DURATION": test.duration}
+		got, err := parseOptions(test.args, func(name string) string { return environment[name] })
+		if got != test.want || (err != nil) != (test.wantErr != "") || err != nil && !strings.Contains(err.Error(), test.wantErr) {
+			t.Errorf("%v with %v: got %v, %v", test.args, environment, got, err)
 		}
 	}
 }
@@ -64,7 +70,12 @@ func TestHistogram(t *testing.T) {
 }
 
 func good() *report {
-	r := &report{duration: 90 * time.Second, ran: 90 * time.Second, reason: "over", rotations: 4, renewals: 8}
+	r := &report{
+		database: "MariaDB", duration: 90 * time.Second, ran: 90 * time.Second, reason: "over",
+		rotations: 4, renewals: 8, credentials: 5,
+		jobs: &jobsResult{transactions: writes{asked: 3, confirmed: 3}, steps: 6, credentials: 2},
+	}
+	r.revocations.checked = 7
 	r.load.requests = 100
 	r.load.items = writes{asked: 10, confirmed: 10}
 	r.load.transfers = writes{asked: 5, confirmed: 5}
@@ -84,25 +95,38 @@ func TestReport(t *testing.T) {
 	if found := short.problems(); len(found) > 0 {
 		t.Errorf("a short run need not rotate, but: %v", found)
 	}
+	postgres := good()
+	postgres.jobs, postgres.revocations.checked = nil, 5
+	if found := postgres.problems(); len(found) > 0 || strings.Contains(postgres.text(), "jobs") {
+		t.Errorf("there need not be jobs: %v\n%s", found, postgres.text())
+	}
 	unsure := good()
 	unsure.load.failed, unsure.load.items.confirmed = 1, 9
 	if found := unsure.problems(); len(found) != 1 {
 		t.Errorf("one failed request may have had its effect: %v", found)
 	}
 	for want, spoil := range map[string]func(*report){
-		"no request was sent":     func(r *report) { r.load.requests = 0 },
-		"1 requests failed":       func(r *report) { r.load.failed = 1 },
-		"exit status 1":           func(r *report) { r.service = errors.New("exit status 1") },
-		"3 rotations":             func(r *report) { r.rotations = 3 },
-		"is not known: sealed":    func(r *report) { r.left.err = errors.New("sealed") },
-		"database/creds/r/x":      func(r *report) { r.left.leases = []string{"database/creds/r/x"} },
-		"v-token-1":               func(r *report) { r.left.roles = []string{"v-token-1"} },
-		"2 sessions":              func(r *report) { r.left.sessions = 2 },
-		"is not known: gone":      func(r *report) { r.books.err = errors.New("gone") },
-		"9 items":                 func(r *report) { r.books.items = 9 },
-		"11 items":                func(r *report) { r.books.items = 11 },
-		"6 transfers":             func(r *report) { r.books.transfers = 6 },
-		"the accounts hold 8, no": func(r *report) { r.books.balances = 8 },
+		"no request was sent":             func(r *report) { r.load.requests = 0 },
+		"1 requests failed":               func(r *report) { r.load.failed = 1 },
+		"exit status 1":                   func(r *report) { r.service = errors.New("exit status 1") },
+		"3 rotations":                     func(r *report) { r.rotations = 3 },
+		"is not known: sealed":            func(r *report) { r.left.err = errors.New("sealed") },
+		"database/creds/r/x":              func(r *report) { r.left.leases = []string{"database/creds/r/x"} },
+		"the users v-token-1":             func(r *report) { r.left.users = []string{"v-token-1"} },
+		"the sessions of v-a, v-b":        func(r *report) { r.left.sessions = []string{"v-a", "v-b"} },
+		"7 credentials but only 6":        func(r *report) { r.revocations.checked = 6 },
+		"is not known: timeout":           func(r *report) { r.revocations.err = errors.New("timeout") },
+		"revocation: v-c":                 func(r *report) { r.revocations.alive = []string{"v-c"} },
+		"2 jobs failed":                   func(r *report) { r.jobs.failed = 2 },
+		"ended with: still held":          func(r *report) { r.jobs.err = errors.New("still held") },
+		"5 steps":                         func(r *report) { r.jobs.steps = 5 },
+		"1 statements that were given up": func(r *report) { r.jobs.changes = 1 },
+		"8 steps":                         func(r *report) { r.jobs.steps = 8 },
+		"is not known: gone":              func(r *report) { r.books.err = errors.New("gone") },
+		"9 items":                         func(r *report) { r.books.items = 9 },
+		"11 items":                        func(r *report) { r.books.items = 11 },
+		"6 transfers":                     func(r *report) { r.books.transfers = 6 },
+		"the accounts hold 8, no":         func(r *report) { r.books.balances = 8 },
 	} {
 		r := good()
 		spoil(r)
@@ -125,7 +149,7 @@ func TestEvents(t *testing.T) {
 	if got, want := e.String(), "issued         generation 2, lease 8s, took 12ms (lease ceiling)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	var counts events
+	counts := events{}
 	for _, e := range []event{
 		{Kind: "published", Generation: 1},
 		{Kind: "renewed", Generation: 1},
@@ -133,11 +157,17 @@ func TestEvents(t *testing.T) {
 		{Kind: "issued", Generation: 2},
 		{Kind: "published", Generation: 2},
 		{Kind: "published", Generation: 3},
+		{Kind: "issued", Generation: 4},
 	} {
 		counts.add(e)
 	}
-	if counts.renewals() != 2 || counts.rotations() != 2 {
-		t.Errorf("got %d renewals and %d rotations, want 2 and 2", counts.renewals(), counts.rotations())
+	if counts.renewals() != 2 || counts.rotations() != 2 || counts.credentials() != 4 {
+		t.Errorf("got %d renewals, %d rotations and %d credentials, want 2, 2 and 4",
+			counts.renewals(), counts.rotations(), counts.credentials())
+	}
+	own := newEvent(rotation.Event{Kind: rotation.RevokeFailed, Generation: 2, Attempt: 1, Err: errors.New("vault is sealed")})
+	if got, want := own.String(), "revoke failed  generation 2, attempt 1: vault is sealed"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

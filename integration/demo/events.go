@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // event is a rotation.Event as the service's log has it.
@@ -18,6 +20,18 @@ type event struct {
 	Attempt     int           `json:"attempt"`
 	RetryAt     time.Time     `json:"retry_at"`
 	Error       string        `json:"error"`
+}
+
+// newEvent is an event of a rotator in this process.
+func newEvent(e rotation.Event) event {
+	made := event{
+		Kind: string(e.Kind), Generation: e.Generation, Reason: e.Reason, TTL: e.TTL,
+		Connections: e.Connections, Took: e.Took, Attempt: e.Attempt, RetryAt: e.RetryAt,
+	}
+	if e.Err != nil {
+		made.Error = e.Err.Error()
+	}
+	return made
 }
 
 // String is the event in one line.
@@ -51,22 +65,36 @@ func (e event) String() string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// events counts what is in the summary.
+// events counts what is in the summary, and has every revocation looked at.
 type events struct {
+	revocations *revocations
+
 	mu      sync.Mutex // guards what follows
 	renewed int
 	newest  uint64 // the newest generation that was published
+	last    uint64 // the newest that there was
 }
 
 func (c *events) add(e event) {
+	if e.Kind == "revoked" {
+		c.revocations.check()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.last = max(c.last, e.Generation)
 	switch e.Kind {
 	case "renewed":
 		c.renewed++
 	case "published":
 		c.newest = max(c.newest, e.Generation)
 	}
+}
+
+// credentials is how many there were in all, unused ones included.
+func (c *events) credentials() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int(c.last) //nolint:gosec // far from 2^63
 }
 
 func (c *events) renewals() int {

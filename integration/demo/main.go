@@ -1,12 +1,15 @@
-// Command demo runs examples/webservice, a small service on pgvault, under steady load on a real Vault and a real
-// PostgreSQL, with credentials so short-lived that each is renewed and replaced within seconds. It shows what happens
-// to them, checks every answer, and says in the end what failed and what was left behind.
+// Command demo runs examples/webservice, a small service on pgvault or mysqlvault, under steady load on a real Vault and
+// a real PostgreSQL or MariaDB, with credentials so short-lived that each is renewed and replaced within seconds. It
+// shows what happens to them, checks every answer, looks at the database from outside after every revocation, and says
+// in the end what failed and what was left behind.
 //
-//	make demo                 until Ctrl-C
+//	make demo                 on PostgreSQL, until Ctrl-C
+//	make demo DB=mysql        on MariaDB
 //	make demo DURATION=90s    ends by itself
 //
-// It exits with 0 only if no request failed, the service stopped in good order, and nothing was left in Vault or in
-// PostgreSQL. The first Ctrl-C, SIGTERM or SIGHUP ends it in good order, with the summary; the second at once.
+// It exits with 0 only if no request failed, no session of a revoked user was alive, the service stopped in good order,
+// and nothing was left in Vault or in the database. The first Ctrl-C, SIGTERM or SIGHUP ends it in good order, with the
+// summary; the second at once.
 package main
 
 import (
@@ -29,7 +32,7 @@ func main() {
 
 // run returns the exit code.
 func run() int {
-	duration, err := parseDuration(os.Args[1:], os.Getenv("DURATION"))
+	options, err := parseOptions(os.Args[1:], os.Getenv)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
@@ -44,7 +47,7 @@ func run() int {
 	ctx, stop := stopOnSignals(screen, giveBack)
 	defer stop()
 
-	report, err := runDemo(ctx, duration, screen)
+	report, err := runDemo(ctx, options, screen)
 	screen.clear()
 	if err != nil && report == nil && ctx.Err() != nil {
 		screen.printf("demo: %v before the load began: nothing was shown", context.Cause(ctx))
@@ -61,21 +64,35 @@ func run() int {
 	return 0
 }
 
-// parseDuration returns 0 for a demo that runs until it is stopped.
-func parseDuration(args []string, environment string) (time.Duration, error) {
+// options is what the demo is told.
+type options struct {
+	database string        // postgresName or mysqlName
+	duration time.Duration // 0: until it is stopped
+}
+
+func parseOptions(args []string, getenv func(string) string) (options, error) {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
-	text := flags.String("duration", environment, "how long to run, such as `90s`; empty means until Ctrl-C (DURATION)")
+	database := flags.String("db", getenv("DB"), "which `database`: postgres, the default, or mysql, which is MariaDB (DB)")
+	text := flags.String("duration", getenv("DURATION"), "how long to run, such as `90s`; empty means until Ctrl-C (DURATION)")
 	if err := flags.Parse(args); err != nil {
-		return 0, err
+		return options{}, err
+	}
+	o := options{database: *database}
+	switch o.database {
+	case "":
+		o.database = postgresName
+	case postgresName, mysqlName:
+	default:
+		return options{}, fmt.Errorf("DB is %q: it must be %s or %s", o.database, postgresName, mysqlName)
 	}
 	if *text == "" {
-		return 0, nil
+		return o, nil
 	}
-	duration, err := time.ParseDuration(*text)
-	if err != nil || duration <= 0 {
-		return 0, fmt.Errorf("DURATION is %q: give a time above 0 with its unit, such as 90s or 5m", *text)
+	var err error
+	if o.duration, err = time.ParseDuration(*text); err != nil || o.duration <= 0 {
+		return options{}, fmt.Errorf("DURATION is %q: give a time above 0 with its unit, such as 90s or 5m", *text)
 	}
-	return duration, nil
+	return o, nil
 }
 
 // stopOnSignals returns a context that ends with the first signal. The second ends the process: the servers and the

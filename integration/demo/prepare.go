@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +19,8 @@ const tokenTTL = 30 * 24 * time.Hour
 // setting is what the service runs in.
 type setting struct {
 	bed         *testbed.Bed
+	name        string // of the database, for the service's -db
+	database    database
 	role        *testbed.Role
 	binary      string // of the service
 	databaseURL string
@@ -30,8 +30,8 @@ type setting struct {
 
 // prepare builds the service, makes its tables as their owner would, and gives it a Vault role, with a token that may
 // do nothing but use that role.
-func prepare(ctx context.Context, bed *testbed.Bed, screen *screen) (*setting, error) {
-	s := &setting{bed: bed}
+func prepare(ctx context.Context, bed *testbed.Bed, name string, screen *screen) (*setting, error) {
+	s := &setting{bed: bed, name: name, database: databaseOf(bed)}
 	var err error
 	if s.binary, err = buildService(ctx, screen); err != nil {
 		return nil, err
@@ -39,51 +39,40 @@ func prepare(ctx context.Context, bed *testbed.Bed, screen *screen) (*setting, e
 	if err := s.createTables(ctx); err != nil {
 		return nil, err
 	}
-	s.role, err = bed.PostgresRole(ctx, testbed.RoleOptions{DefaultTTL: leaseTTL, MaxTTL: leaseCeiling})
-	if err != nil {
+	terms := s.database.terms()
+	if s.role, err = s.database.role(ctx, terms); err != nil {
 		return nil, fmt.Errorf("make the Vault role: %w", err)
 	}
 	if s.token, err = bed.Vault.Token(ctx, s.role.Policy, tokenTTL); err != nil {
 		return nil, fmt.Errorf("make the service's Vault token: %w", err)
 	}
-	if s.databaseURL, err = s.connString(); err != nil {
+	if s.databaseURL, err = s.database.connString(s.role); err != nil {
 		return nil, err
 	}
-	screen.printf("a role with leases of %v, renewed up to %v: %s", leaseTTL, leaseCeiling, s.role.CredsPath)
-	screen.printf("the service gets VAULT_ADDR=%s, a VAULT_TOKEN for that role only, and DATABASE_URL=%s", bed.Vault.Addr, s.databaseURL)
+	screen.printf("a role with leases of %v, renewed up to %v: %s", terms.DefaultTTL, terms.MaxTTL, s.role.CredsPath)
+	screen.printf("the service gets VAULT_ADDR=%s, a VAULT_TOKEN for that role only, DB=%s and DATABASE_URL=%s",
+		bed.Vault.Addr, s.name, s.databaseURL)
 	return s, nil
-}
-
-// connString is the only thing in which the service's configuration differs from that of one on pgxpool.
-func (s *setting) connString() (string, error) {
-	address, err := url.Parse(s.bed.Postgres.URL("app"))
-	if err != nil {
-		return "", fmt.Errorf("read PostgreSQL's address: %w", err)
-	}
-	query := address.Query()
-	query.Set("application_name", serviceName)
-	query.Set("pool_max_conns", strconv.Itoa(poolSize))
-	address.RawQuery = query.Encode() + "&vault_path=" + s.role.CredsPath // readable, unlike %2F
-	return address.String(), nil
 }
 
 // createTables runs the SQL that the service prints for the owner of its database, in place of the tables that the
 // testbed has for tests.
 func (s *setting) createTables(ctx context.Context) error {
-	schema, err := exec.CommandContext(ctx, s.binary, "-print-schema").Output()
+	schema, err := exec.CommandContext(ctx, s.binary, "-db", s.name, "-print-schema").Output()
 	if err != nil {
 		return fmt.Errorf("%s -print-schema: %w", serviceName, err)
 	}
-	if err := s.bed.Postgres.Exec(ctx, "DROP TABLE IF EXISTS items, accounts CASCADE"); err != nil {
+	if err := s.database.exec(ctx, "DROP TABLE IF EXISTS items, accounts CASCADE"); err != nil {
 		return fmt.Errorf("make room for the service's tables: %w", err)
 	}
-	if err := s.bed.Postgres.Exec(ctx, string(schema)); err != nil {
+	if err := s.database.exec(ctx, string(schema)); err != nil {
 		return fmt.Errorf("create the service's tables: %w", err)
 	}
-	err = s.bed.Postgres.Superuser.QueryRow(ctx, "SELECT sum(balance) FROM accounts").Scan(&s.balances)
+	books, err := s.database.books(ctx)
 	if err != nil {
 		return fmt.Errorf("add up the accounts: %w", err)
 	}
+	s.balances = books.balances
 	return nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/vaultpool/vaultpool/integration/testbed"
 )
 
 const (
@@ -17,22 +19,25 @@ const (
 
 // report is what there is to say in the end.
 type report struct {
-	duration  time.Duration // what was asked for; 0 if nothing was
-	ran       time.Duration
-	reason    string // why it ended
-	load      loadResult
-	renewals  int
-	rotations int
-	service   error // how the service ended; nil in good order
-	left      leftovers
-	books     books
+	database    string        // its name, for people
+	duration    time.Duration // what was asked for; 0 if nothing was
+	ran         time.Duration
+	reason      string // why it ended
+	load        loadResult
+	renewals    int
+	rotations   int
+	credentials int         // the service had in all
+	service     error       // how the service ended; nil in good order
+	jobs        *jobsResult // nil where there are none
+	revocations revocationsResult
+	left        leftovers
+	books       books
 }
 
 // leftovers is what the service should have removed.
 type leftovers struct {
-	leases, roles []string
-	sessions      int
-	err           error // why that is not known
+	leases, users, sessions []string
+	err                     error // why that is not known
 }
 
 // books is what the database has, compared with what the service confirmed.
@@ -42,45 +47,33 @@ type books struct {
 	err               error // why that is not known
 }
 
-// inspect asks Vault and PostgreSQL, not the service.
+// inspect asks Vault and the database, not the service.
 func inspect(ctx context.Context, s *setting) (leftovers, books) {
 	var left leftovers
 	if left.leases, left.err = s.role.Leases(ctx); left.err == nil {
-		left.roles, left.err = s.role.Users(ctx)
+		left.users, left.err = s.role.Users(ctx)
 	}
 	if left.err == nil {
-		left.sessions, left.err = s.sessions(ctx)
+		left.sessions, left.err = s.settled(ctx, s.database.sessions)
 	}
-	return left, s.audit(ctx)
+	found, err := s.database.books(ctx)
+	found.initial, found.err = s.balances, err
+	return left, found
 }
 
-// sessions counts the service's sessions. Those whose sockets are closed already get a moment to end.
-func (s *setting) sessions(ctx context.Context) (int, error) {
+// settled returns the sessions that look finds. Those whose sockets are closed already get a moment to end.
+func (s *setting) settled(ctx context.Context, look func(context.Context, *testbed.Role) ([]string, error)) ([]string, error) {
 	for deadline := time.Now().Add(settleTimeout); ; {
-		var found int
-		err := s.bed.Postgres.Superuser.QueryRow(ctx,
-			"SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()",
-			serviceName).Scan(&found)
-		if err != nil {
-			return 0, fmt.Errorf("count the service's sessions: %w", err)
-		}
-		if found == 0 || time.Now().After(deadline) {
-			return found, nil
+		found, err := look(ctx, s.role)
+		if err != nil || len(found) == 0 || time.Now().After(deadline) {
+			return found, err
 		}
 		select {
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
 			return found, nil
 		}
 	}
-}
-
-func (s *setting) audit(ctx context.Context) books {
-	b := books{initial: s.balances}
-	b.err = s.bed.Postgres.Superuser.QueryRow(ctx, `
-		SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM transfers), (SELECT sum(balance) FROM accounts)`).
-		Scan(&b.items, &b.transfers, &b.balances)
-	return b
 }
 
 // problems says what is wrong, for people; empty means that all is well.
@@ -97,10 +90,21 @@ func (r *report) problems() []string {
 	complain(r.duration > 0 && r.ran >= longRun && r.rotations < minRotations,
 		"%d rotations in %v, at least %d were due", r.rotations, r.ran.Round(time.Second), minRotations)
 
+	credentials := r.credentials
+	if r.jobs != nil {
+		credentials += r.jobs.credentials
+		found = append(found, r.jobs.problems()...)
+	}
+	complain(r.revocations.checked < credentials, "%d credentials but only %d revocations", credentials, r.revocations.checked)
+	complain(r.revocations.err != nil, "whether sessions outlived a revocation is not known: %v", r.revocations.err)
+	for _, session := range r.revocations.alive {
+		complain(true, "alive after the revocation: %s", session)
+	}
+
 	complain(r.left.err != nil, "what was left behind is not known: %v", r.left.err)
 	complain(len(r.left.leases) > 0, "left in Vault: %s", strings.Join(r.left.leases, ", "))
-	complain(len(r.left.roles) > 0, "left in PostgreSQL: the roles %s", strings.Join(r.left.roles, ", "))
-	complain(r.left.sessions > 0, "left in PostgreSQL: %d sessions", r.left.sessions)
+	complain(len(r.left.users) > 0, "left in %s: the users %s", r.database, strings.Join(r.left.users, ", "))
+	complain(len(r.left.sessions) > 0, "left in %s: the sessions of %s", r.database, strings.Join(r.left.sessions, ", "))
 
 	complain(r.books.err != nil, "what the database has is not known: %v", r.books.err)
 	if r.books.err == nil {
@@ -133,11 +137,16 @@ func (r *report) text() string {
 	row("credentials", "%d rotations, %d renewals", r.rotations, r.renewals)
 	row("in the database", "%d items and %d transfers; %d and %d were confirmed",
 		r.books.items, r.books.transfers, r.load.items.confirmed, r.load.transfers.confirmed)
+	if r.jobs != nil {
+		row("jobs", "%s", r.jobs)
+	}
+	row("revocations", "%d, each looked at from outside: %d sessions outlived their user",
+		r.revocations.checked, len(r.revocations.alive))
 	row("left in Vault", "%d leases", len(r.left.leases))
-	row("left in PostgreSQL", "%d roles, %d sessions", len(r.left.roles), r.left.sessions)
+	row("left in "+r.database, "%d users, %d sessions", len(r.left.users), len(r.left.sessions))
 	problems := r.problems()
 	if len(problems) == 0 {
-		row("result", "all well: no request failed, nothing was left behind")
+		row("result", "all well: no request failed, no session outlived its user, nothing was left behind")
 	}
 	for _, problem := range problems {
 		row("PROBLEM", "%s", problem)

@@ -35,15 +35,16 @@ type service struct {
 }
 
 // startService returns when the service serves. It must be called from the main goroutine: see main.
-func startService(ctx context.Context, setting *setting, screen *screen) (*service, error) {
+func startService(ctx context.Context, setting *setting, revocations *revocations, screen *screen) (*service, error) {
 	s := &service{
 		command: exec.Command(setting.binary), //nolint:noctx // it is stopped in good order instead: see stop
-		screen:  screen, events: &events{},
+		screen:  screen, events: &events{revocations: revocations},
 		client:    &http.Client{Timeout: time.Second},
 		listening: make(chan string, 1), done: make(chan struct{}),
 	}
 	s.command.Env = []string{
 		"LISTEN_ADDR=127.0.0.1:0",
+		"DB=" + setting.name,
 		"DATABASE_URL=" + setting.databaseURL,
 		"VAULT_ADDR=" + setting.bed.Vault.Addr,
 		"VAULT_TOKEN=" + setting.token,
