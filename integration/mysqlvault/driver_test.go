@@ -146,6 +146,16 @@ func TestHazard15_SameAsTheDriver(t *testing.T) {
 			return show(all, err)
 		},
 		"interfaces by Raw": interfaces,
+		"a ping": func(ctx context.Context, db *sql.DB) string {
+			conn, err := db.Conn(ctx)
+			if err != nil {
+				return show(nil, err)
+			}
+			defer func() { _ = conn.Close() }()
+			before := conn.PingContext(ctx)
+			_, _ = conn.ExecContext(ctx, "KILL CONNECTION_ID()")
+			return fmt.Sprint(before, conn.PingContext(ctx))
+		},
 		"a done context": func(_ context.Context, db *sql.DB) string {
 			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 			defer cancel()
