@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vaultpool/vaultpool/integration/testbed"
+	"github.com/vaultpool/vaultpool/mysqlvault"
 	"github.com/vaultpool/vaultpool/pgvault"
 	"github.com/vaultpool/vaultpool/rotation"
 )
@@ -70,9 +71,10 @@ func TestQuickStartCompiles(t *testing.T) {
 
 // The README's group role, Vault role and policy carry a pool through renewals and
 // a rotation, and leave nothing behind.
-func TestRoleAndPolicy(t *testing.T) {
+func TestRoleAndPolicy_PostgreSQL(t *testing.T) {
 	ctx := t.Context()
 	text := readme(t)
+	write := roleOf(t, text, "CREATE ROLE")
 	bed, err := testbed.Start(ctx, testbed.Options{Postgres: true, Progress: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
@@ -94,30 +96,97 @@ func TestRoleAndPolicy(t *testing.T) {
 	})
 	role, err := bed.PostgresRole(ctx, testbed.RoleOptions{
 		DefaultTTL: 4 * time.Second, MaxTTL: 10 * time.Second,
-		Create: statement(t, text, "creation_statements"),
-		Renew:  statement(t, text, "renew_statements"),
-		Revoke: statement(t, text, "revocation_statements"),
+		Create: statement(t, write, "creation_statements"),
+		Renew:  statement(t, write, "renew_statements"),
+		Revoke: statement(t, write, "revocation_statements"),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy := strings.ReplaceAll(blocks(t, text, "hcl")[0], "database/creds/app", role.CredsPath)
-	token, err := bed.Vault.Token(ctx, policy, time.Hour)
+	giveToken(t, bed, role)
+	pool, err := pgvault.New(context.Background(), bed.Postgres.URL("app")+"&vault_path="+role.CredsPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	useUntilRevoked(t, pool.Rotator(), func() error {
+		_, err := pool.Exec(ctx, "INSERT INTO items (name) VALUES ('readme')")
+		return err
+	})
+	if err := pool.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	checkNothingLeft(t, role)
+}
+
+// The same for MySQL's.
+func TestRoleAndPolicy_MySQL(t *testing.T) {
+	ctx := t.Context()
+	write := roleOf(t, readme(t), "CREATE USER")
+	bed, err := testbed.Start(ctx, testbed.Options{MariaDB: true, Progress: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := bed.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	create := statement(t, write, "creation_statements")
+	create[0] = strings.ReplaceAll(create[0], " app.*", " "+bed.MariaDB.Database+".*") // another name on a server that was given
+	role, err := bed.MariaDBRole(ctx, testbed.RoleOptions{
+		DefaultTTL: 4 * time.Second, MaxTTL: 10 * time.Second,
+		Create: create, Revoke: statement(t, write, "revocation_statements"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	giveToken(t, bed, role)
+	db, err := mysqlvault.Open(context.Background(), bed.MariaDB.DSN("app")+"?parseTime=true&vault_path="+role.CredsPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	useUntilRevoked(t, mysqlvault.RotatorOf(db), func() error {
+		_, err := db.ExecContext(ctx, "INSERT INTO items (name) VALUES ('readme')")
+		return err
+	})
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	checkNothingLeft(t, role)
+}
+
+// roleOf returns the vault write command whose users are made by that statement.
+func roleOf(t *testing.T, text, create string) string {
+	t.Helper()
+	for _, block := range blocks(t, text, "sh") {
+		if strings.Contains(block, create) {
+			return block
+		}
+	}
+	t.Fatalf("the README has no role with %s", create)
+	return ""
+}
+
+// giveToken puts a token with the README's policy into the environment.
+func giveToken(t *testing.T, bed *testbed.Bed, role *testbed.Role) {
+	t.Helper()
+	policy := strings.ReplaceAll(blocks(t, readme(t), "hcl")[0], "database/creds/app", role.CredsPath)
+	token, err := bed.Vault.Token(t.Context(), policy, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("VAULT_ADDR", bed.Vault.Addr)
 	t.Setenv("VAULT_TOKEN", token)
+}
 
-	pool, err := pgvault.New(context.Background(), bed.Postgres.URL("app")+"&vault_path="+role.CredsPath)
-	if err != nil {
-		t.Fatal(err)
-	}
+// useUntilRevoked uses a pool until a lease of its was renewed, and one revoked.
+func useUntilRevoked(t *testing.T, r *rotation.Rotator, use func() error) {
+	t.Helper()
 	events := make(chan rotation.Event, 256)
-	pool.Rotator().Subscribe(func(e rotation.Event) { events <- e })
+	r.Subscribe(func(e rotation.Event) { events <- e })
 	seen := make(map[rotation.EventKind]int)
 	for seen[rotation.Renewed] < 1 || seen[rotation.Revoked] < 1 {
-		if _, err := pool.Exec(ctx, "INSERT INTO items (name) VALUES ('readme')"); err != nil {
+		if err := use(); err != nil {
 			t.Fatal(err)
 		}
 		select {
@@ -128,11 +197,12 @@ func TestRoleAndPolicy(t *testing.T) {
 		case <-time.After(10 * time.Millisecond): // the load's pace
 		}
 	}
-	if err := pool.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
-	leases, err1 := role.Leases(ctx)
-	users, err2 := role.Users(ctx)
+}
+
+func checkNothingLeft(t *testing.T, role *testbed.Role) {
+	t.Helper()
+	leases, err1 := role.Leases(t.Context())
+	users, err2 := role.Users(t.Context())
 	if err := errors.Join(err1, err2); err != nil || len(leases)+len(users) > 0 {
 		t.Errorf("left behind: leases %v, users %v (%v)", leases, users, err)
 	}
