@@ -21,25 +21,31 @@ type slice struct {
 func (s slice) nanoseconds() float64 { return float64(s.took) / float64(s.n) }
 func (s slice) allocations() float64 { return float64(s.allocs) / float64(s.n) }
 
+// equals is how many pools alternate: a raw one, another one like it, whose ratio to the first shows what the machine
+// does to equals, and ours.
+const equals = 3
+
+func (e *env) poolNames() [equals]string { return [...]string{"raw", "raw-again", e.db.ours()} }
+
 // steadyResult is all slices of one operation.
 type steadyResult struct {
 	op     operation
 	when   string
-	rounds [][len(poolNames)]slice
+	rounds [][equals]slice
 }
 
 // alternate gives the pools equal slices, in turn, so that whatever else the machine does hits all of them.
-func (e *env) alternate(ctx context.Context, ps pools, r *steadyResult) error {
+func (e *env) alternate(ctx context.Context, ps [equals]pool, r *steadyResult) error {
 	n, err := e.calibrate(ctx, ps, r.op)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.title(), err)
 	}
-	for round := range max(1, e.alternations/blocks) {
-		var slices [len(poolNames)]slice
+	for round := range max(1, e.alternations/e.blocks) {
+		var slices [equals]slice
 		for i := range ps {
 			i = (i + round) % len(ps)
 			if slices[i], err = runSlice(ctx, ps[i], r.op, n); err != nil {
-				return fmt.Errorf("%s of %s: %w", r.title(), poolNames[i], err)
+				return fmt.Errorf("%s of %s: %w", r.title(), e.poolNames()[i], err)
 			}
 		}
 		r.rounds = append(r.rounds, slices)
@@ -48,7 +54,7 @@ func (e *env) alternate(ctx context.Context, ps pools, r *steadyResult) error {
 }
 
 // calibrate warms all pools up and returns how many operations make a slice.
-func (e *env) calibrate(ctx context.Context, ps pools, op operation) (int, error) {
+func (e *env) calibrate(ctx context.Context, ps [equals]pool, op operation) (int, error) {
 	n := op.goroutines
 	for {
 		var longest time.Duration
@@ -72,6 +78,7 @@ func runSlice(ctx context.Context, p pool, op operation, n int) (slice, error) {
 		return slice{}, err
 	}
 	errs := make([]error, op.goroutines)
+	do := op.bind(p)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	start := time.Now()
@@ -79,7 +86,7 @@ func runSlice(ctx context.Context, p pool, op operation, n int) (slice, error) {
 	for i := range op.goroutines {
 		wg.Go(func() {
 			for range n / op.goroutines {
-				if errs[i] = op.do(ctx, p); errs[i] != nil {
+				if errs[i] = do(ctx); errs[i] != nil {
 					return
 				}
 			}
@@ -118,9 +125,9 @@ func (r *steadyResult) ratio(i int) string {
 }
 
 func (r *steadyResult) nanoseconds(i int) float64 {
-	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].nanoseconds() })
+	return median(r.rounds, func(round [equals]slice) float64 { return round[i].nanoseconds() })
 }
 
 func (r *steadyResult) allocations(i int) float64 {
-	return median(r.rounds, func(round [len(poolNames)]slice) float64 { return round[i].allocations() })
+	return median(r.rounds, func(round [equals]slice) float64 { return round[i].allocations() })
 }

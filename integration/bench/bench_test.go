@@ -59,12 +59,12 @@ func TestMost(t *testing.T) {
 func TestSummary_TotalsWhatMustNotHappen(t *testing.T) {
 	e := &env{options: options{run: 2 * time.Second}}
 	s := e.summarise([]result{
-		{failed: 1, p99: 30, logins: loginCount{total: 10, paid: 5}},
+		{failed: 1, orphans: 2, p99: 30, logins: loginCount{total: 10, paid: 5}},
 		{p99: 10, logins: loginCount{total: 20, paid: 1, whileIdle: 1}},
 		{failed: 2, p99: 20, logins: loginCount{total: 90, paid: 3}},
 	})
-	if s.failed != 3 || s.whileIdle != 1 {
-		t.Errorf("%d failed and %d paid while one was idle, not 3 and 1", s.failed, s.whileIdle)
+	if s.failed != 3 || s.whileIdle != 1 || s.orphans != 2 {
+		t.Errorf("%d failed, %d paid while one was idle and %d orphans, not 3, 1 and 2", s.failed, s.whileIdle, s.orphans)
 	}
 	if s.p99 != 20 || s.logins.paid != 3 || s.rate != 10 {
 		t.Errorf("medians are p99 %v, %d paid, %v logins a second, not 20ns, 3 and 10", s.p99, s.logins.paid, s.rate)
@@ -73,10 +73,12 @@ func TestSummary_TotalsWhatMustNotHappen(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	for _, args := range [][]string{
+		{"-db=oracle"},
 		{"-part=x"},
 		{"-conns=0"},
 		{"-conns=5", "-max=4"},
 		{"-rounds=0"},
+		{"-blocks=0"},
 		{"-run=1s"},
 		{"-interval=1s"},
 		{"-think=0s"},
@@ -88,7 +90,10 @@ func TestOptions(t *testing.T) {
 		}
 	}
 	o, err := parseOptions([]string{"-quick"})
-	if err != nil || o.maxConns != o.conns || o.rounds != 1 {
+	if err != nil || o.db != (postgres{}) || o.maxConns != o.conns || o.rounds != 1 {
 		t.Errorf("-quick means %+v, error %v", o, err)
+	}
+	if o, err = parseOptions([]string{"-db=mysql"}); err != nil || o.db != (mariadb{}) {
+		t.Errorf("-db=mysql means %+v, error %v", o, err)
 	}
 }

@@ -15,13 +15,14 @@ type result struct {
 	queries, failed     int
 	p50, p99, p999, max time.Duration
 	logins              loginCount
+	orphans             int   // sessions of revoked logins at the end
 	err                 error // the first failure, of a query or of a rotation
 }
 
 // compare runs all contenders under the same load, one after the other, round after round, each round beginning with
 // another one.
 func (e *env) compare(ctx context.Context) error {
-	chosen := slices.DeleteFunc(slices.Clone(contenders), func(c contender) bool { return !e.only.MatchString(c.name) })
+	chosen := slices.DeleteFunc(contenders(e.db), func(c contender) bool { return !e.only.MatchString(c.name) })
 	if len(chosen) == 0 {
 		return fmt.Errorf("-only=%s matches no contender", e.only)
 	}
@@ -39,8 +40,8 @@ func (e *env) compare(ctx context.Context) error {
 			}
 			e.progressf("round %d of %d, load %s: %s: %s", round+1, e.rounds, machineLoad(), c.name, r.line())
 			results[c.name] = append(results[c.name], r)
-			if err == nil && c.name == ours && r.failed > 0 {
-				err = fmt.Errorf("%d queries failed, the first by: %w", r.failed, r.err)
+			if err == nil && c.name == e.db.ours() {
+				err = r.broken()
 			}
 			if err != nil {
 				problems = append(problems, fmt.Errorf("%s: %w", c.name, err))
@@ -54,12 +55,13 @@ func (e *env) compare(ctx context.Context) error {
 
 // runOnce opens a contender, runs the load, rotates meanwhile, closes it and looks for what it left.
 func (e *env) runOnce(ctx context.Context, c contender) (r result, err error) {
+	ctx = as(ctx, upkeep)
 	var l logins
 	s, err := c.open(ctx, e, &l)
 	if err != nil {
 		return r, fmt.Errorf("open: %w", err)
 	}
-	if err := e.fill(ctx, e.conns, s.idle); err != nil {
+	if err := s.fill(ctx, e.conns); err != nil {
 		return r, errors.Join(err, s.close(context.WithoutCancel(ctx)))
 	}
 	runtime.GC()
@@ -76,22 +78,12 @@ func (e *env) runOnce(ctx context.Context, c contender) (r result, err error) {
 	}
 	closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	err = errors.Join(s.close(closeCtx), e.left(closeCtx, 1))
-	if c.name == ours {
+	r.orphans, err = e.db.orphans(closeCtx, e)
+	err = errors.Join(err, s.close(closeCtx), e.left(closeCtx, 1))
+	if c.name == e.db.ours() {
 		err = errors.Join(rotateErr, err)
 	}
 	return r, err
-}
-
-// fill waits until a pool has its n connections.
-func (e *env) fill(ctx context.Context, n int, idle func() int) error {
-	const patience = 30 * time.Second
-	for start := time.Now(); idle() < n; time.Sleep(10 * time.Millisecond) {
-		if ctx.Err() != nil || time.Since(start) > patience {
-			return fmt.Errorf("only %d of %d connections are open after %v", idle(), n, patience)
-		}
-	}
-	return nil
 }
 
 // rotateRepeatedly rotates every interval, first when a third of it has passed, and counts logins from the end of the
@@ -108,6 +100,17 @@ func (e *env) rotateRepeatedly(ctx context.Context, s subject, l *logins, from t
 		if err := s.rotate(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("rotate: %w", err)
 		}
+	}
+	return nil
+}
+
+// broken returns an error if the run has shown what ours must not.
+func (r *result) broken() error {
+	switch {
+	case r.failed > 0:
+		return fmt.Errorf("%d queries failed, the first by: %w", r.failed, r.err)
+	case r.orphans > 0:
+		return fmt.Errorf("%d sessions of revoked logins were open at the end", r.orphans)
 	}
 	return nil
 }

@@ -2,46 +2,162 @@ package main
 
 import (
 	"context"
+	"errors"
+	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/vaultpool/vaultpool/integration/testbed"
+	"github.com/vaultpool/vaultpool/rotation"
 )
 
-// subject is a pool under test, with whatever replaces its credential.
+// database is all that differs between PostgreSQL with pgx and MariaDB with database/sql.
+type database interface {
+	raw() string  // what ours is compared with
+	ours() string // the contender whose failures count as ours
+	servers() testbed.Options
+	prepare(ctx context.Context, bed *testbed.Bed) error // makes the rows that queries read
+	role(ctx context.Context, bed *testbed.Bed) (*testbed.Role, error)
+
+	// open opens a raw pool, whose connections each log in with what login returns then. All logins are counted by l.
+	open(ctx context.Context, e *env, l *logins, f form, login func() *testbed.Credential) (pool, error)
+	openVault(ctx context.Context, e *env, l *logins, f form) (*vaultPool, error)
+	// logIn returns what logs in outside of any pool, and out again.
+	logIn(e *env, login *testbed.Credential) (func(context.Context) error, error)
+	// orphans returns how many sessions there are of users who have been revoked.
+	orphans(ctx context.Context, e *env) (int, error)
+
+	recipes() []contender
+	setups(e *env) []setup
+}
+
+// form is how large a pool is. The zero value is useless.
+type form struct {
+	conns, maxConns int  // that it keeps; 0 means that it keeps none idle
+	interpolate     bool // the driver puts arguments into the text, where it can
+}
+
+// pool is a pool of connections under test.
+type pool interface {
+	query(ctx context.Context, id int) error // reads a row
+	begin(ctx context.Context) (tx, error)
+	// fill returns when n connections are idle.
+	fill(ctx context.Context, n int) error
+	// idle returns how many connections are idle.
+	idle() int
+	shut() error
+}
+
+// tx is a transaction.
+type tx interface {
+	read(ctx context.Context) error
+	commit(ctx context.Context) error
+	rollback(ctx context.Context) error
+}
+
+// subject is a pool with whatever replaces its credential.
 type subject interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-	Begin(ctx context.Context) (pgx.Tx, error)
+	pool
 	// rotate replaces the credential as this contender does it. What follows in the background may go on.
 	rotate(ctx context.Context) error
 	// close leaves no connection and no lease.
 	close(ctx context.Context) error
-	// idle returns how many connections are idle.
-	idle() int
 }
 
-// contender opens subjects. Every login, of the pool and beside it, passes through hook.
+// contender opens subjects.
 type contender struct {
 	name string
 	open func(ctx context.Context, e *env, l *logins) (subject, error)
 }
 
-// ours is the contender whose failures count as ours.
-const ours = "pgvault"
+// floor is, beside the first contender, what ratios refer to.
+const floor = "floor: raw, as many logins beside it"
 
-// The two that ratios refer to.
-const (
-	baseline = "raw pgxpool, no rotation"
-	floor    = "floor: raw, as many logins beside it"
-)
+// contenders are the raw pool, ours, and how others do it.
+func contenders(db database) []contender {
+	return append([]contender{
+		{baseline(db), openRaw},
+		{"raw again", openRaw},
+		{floor, openFloor},
+		{"floor, and Vault's work as well", openFloorVault},
+		{db.ours(), openOurs},
+	}, db.recipes()...)
+}
 
-var contenders = []contender{
-	{baseline, openRaw},
-	{"raw again", openRaw},
-	{floor, openFloor},
-	{"floor, and Vault's work as well", openFloorVault},
-	{ours, openVaultPool},
-	{"BeforeConnect + Reset()", openReset},
-	{"the same, revoked at once", openResetRevoke},
-	{"new pool swapped under a mutex", openSwap},
-	{"paced, callers pay", openPaced},
-	{"MaxConnLifetime tuned", openLifetime},
+func baseline(db database) string { return db.raw() + ", no rotation" }
+
+// vaultPool is ours.
+type vaultPool struct {
+	pool
+	rotator  *rotation.Rotator
+	shutdown func(context.Context) error
+}
+
+func openOurs(ctx context.Context, e *env, l *logins) (subject, error) {
+	return e.db.openVault(ctx, e, l, e.form())
+}
+
+func (v *vaultPool) rotate(ctx context.Context) error { return v.rotator.Rotate(ctx) }
+func (v *vaultPool) close(ctx context.Context) error  { return v.shutdown(ctx) }
+
+// raw is a pool with a login that never changes.
+type raw struct{ pool }
+
+func openRaw(ctx context.Context, e *env, l *logins) (subject, error) {
+	p, err := e.db.open(ctx, e, l, e.form(), e.staticLogin)
+	return &raw{p}, err
+}
+
+func (*raw) rotate(context.Context) error  { return nil }
+func (r *raw) close(context.Context) error { return r.shut() }
+
+// beside is raw, and beside it, outside the pool, as many logins as a rotation of ours makes, as far apart; and as an
+// option what a rotation makes Vault do. Whoever rotates cannot cost less.
+type beside struct {
+	subject
+	e     *env
+	l     *logins
+	vault bool
+}
+
+func openFloor(ctx context.Context, e *env, l *logins) (subject, error) {
+	r, err := openRaw(ctx, e, l)
+	return &beside{subject: r, e: e, l: l}, err
+}
+
+func openFloorVault(ctx context.Context, e *env, l *logins) (subject, error) {
+	r, err := openRaw(ctx, e, l)
+	return &beside{subject: r, e: e, l: l, vault: true}, err
+}
+
+func (b *beside) rotate(ctx context.Context) (err error) {
+	if !b.vault {
+		return b.logIn(ctx, b.e.static)
+	}
+	login, err := b.e.role.Issue(ctx)
+	if err != nil {
+		return err
+	}
+	err = b.logIn(ctx, login)
+	return errors.Join(err, b.e.revoke(context.WithoutCancel(ctx), login))
+}
+
+// logIn logs in once to prove the credential, and once for each connection during the first half of the drain window.
+func (b *beside) logIn(ctx context.Context, login *testbed.Credential) error {
+	logIn, err := b.e.db.logIn(b.e, login)
+	if err != nil {
+		return err
+	}
+	every := time.NewTicker(b.e.drainTimeout() / 2 / time.Duration(b.e.conns))
+	defer every.Stop()
+	for range 1 + b.e.conns {
+		b.l.count(ctx, b.idle)
+		if err := logIn(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }

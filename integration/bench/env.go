@@ -10,9 +10,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vaultpool/vaultpool/integration/testbed"
+	"github.com/vaultpool/vaultpool/rotation"
+	"github.com/vaultpool/vaultpool/rotation/vaultsource"
 )
 
 const items = 1000 // rows that queries read
@@ -29,16 +30,11 @@ type env struct {
 
 func newEnv(ctx context.Context, bed *testbed.Bed, o options, out, progress io.Writer) (*env, error) {
 	e := &env{options: o, bed: bed, out: out, progress: progress}
-	for _, statement := range []string{
-		fmt.Sprintf("INSERT INTO items (name) SELECT 'item ' || n FROM generate_series(1, %d) n", items),
-		"VACUUM ANALYZE items",
-	} {
-		if err := bed.Postgres.Exec(ctx, statement); err != nil {
-			return nil, err
-		}
+	if err := e.db.prepare(ctx, bed); err != nil {
+		return nil, err
 	}
 	var err error
-	if e.role, err = bed.PostgresRole(ctx, testbed.RoleOptions{}); err != nil {
+	if e.role, err = e.db.role(ctx, bed); err != nil {
 		return nil, err
 	}
 	if e.static, err = e.role.Issue(ctx); err != nil {
@@ -47,18 +43,23 @@ func newEnv(ctx context.Context, bed *testbed.Bed, o options, out, progress io.W
 	return e, nil
 }
 
-// poolConfig is the same for every pool: full from the start.
-func (e *env) poolConfig(user, password string) (*pgxpool.Config, error) {
-	c, err := pgxpool.ParseConfig(e.poolURL())
-	if err != nil {
-		return nil, err
-	}
-	c.ConnConfig.User, c.ConnConfig.Password = user, password
-	return c, nil
-}
+func (e *env) staticLogin() *testbed.Credential { return e.static }
 
-func (e *env) poolURL() string {
-	return fmt.Sprintf("%s&pool_min_conns=%d&pool_max_conns=%d", e.bed.Postgres.URL("app"), e.conns, e.maxConns)
+// form is the same for every pool while credentials rotate: full from the start.
+func (e *env) form() form { return form{conns: e.conns, maxConns: e.maxConns} }
+
+// drainTimeout is how long the connections of an old credential may take.
+func (e *env) drainTimeout() time.Duration { return e.interval * 5 / 6 }
+
+// lifetime is the longest of a connection whose login was replaced just after, and which was then used for a
+// transaction, that ends before the login is revoked; and a bit shorter.
+func (e *env) lifetime() time.Duration { return (e.interval - transaction) * 3 / 4 }
+
+// vault is how ours asks Vault, with a token that may do no more than it must.
+func (e *env) vault(ctx context.Context) (vaultsource.Config, rotation.Config, error) {
+	token, err := e.role.Token(ctx, time.Hour)
+	return vaultsource.Config{Client: e.bed.Vault.ClientWithToken(token), Path: e.role.CredsPath},
+		rotation.Config{DrainTimeout: e.drainTimeout()}, err
 }
 
 // revoke gives a lease back and returns when its user is gone.
@@ -70,7 +71,7 @@ func (e *env) revoke(ctx context.Context, c *testbed.Credential) error {
 	return nil
 }
 
-// left returns an error that names what there is in Vault and PostgreSQL beside what is ours to keep.
+// left returns an error that names what there is in Vault and the database beside what is ours to keep.
 func (e *env) left(ctx context.Context, keep int) error {
 	leases, err := e.role.Leases(ctx)
 	if err != nil {

@@ -31,7 +31,7 @@ func runLoad(ctx context.Context, s subject, o options, from time.Time) ([]time.
 	l := &load{s: s, think: o.think, from: from, until: from.Add(o.run)}
 	queries, transactions := max(1, o.conns*4/5), max(1, o.conns*4/50)
 	samples := make([][]time.Duration, queries)
-	ctx = asCaller(ctx)
+	ctx = as(ctx, caller)
 	var wg sync.WaitGroup
 	for i := range queries {
 		samples[i] = make([]time.Duration, 0, 4*int(o.run/o.think)+64)
@@ -57,8 +57,7 @@ func (l *load) query(ctx context.Context, seed uint64, samples []time.Duration) 
 		if start.After(l.until) || ctx.Err() != nil {
 			return samples
 		}
-		var name string
-		err := l.s.QueryRow(ctx, "SELECT name FROM items WHERE id = $1", 1+random.IntN(items)).Scan(&name)
+		err := l.s.query(ctx, 1+random.IntN(items))
 		took := time.Since(start)
 		if start.After(l.from) {
 			samples = append(samples, took)
@@ -80,23 +79,22 @@ func (l *load) transact(ctx context.Context, i int) {
 
 // transactOnce reads at both ends: the second read needs the rights that the user had at the first.
 func (l *load) transactOnce(ctx context.Context) (err error) {
-	tx, err := l.s.Begin(ctx)
+	tx, err := l.s.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			_ = tx.Rollback(ctx)
+			_ = tx.rollback(ctx)
 		}
 	}()
 	for range 2 {
-		var n int
-		if err := tx.QueryRow(ctx, "SELECT count(*) FROM items WHERE id < 10").Scan(&n); err != nil {
+		if err := tx.read(ctx); err != nil {
 			return err
 		}
 		time.Sleep(transaction / 2)
 	}
-	return tx.Commit(ctx)
+	return tx.commit(ctx)
 }
 
 func (l *load) note(ctx context.Context, err error) {

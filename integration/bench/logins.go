@@ -4,12 +4,10 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
-// logins counts the logins of one run, and on whose behalf they are made: a connection that a pool builds for a caller
-// sees the values of the caller's context.
+// logins counts the logins of one run, and on whose behalf they are made: what a pool does for a caller sees the values
+// of the caller's context.
 type logins struct {
 	mu        sync.Mutex // guards what follows
 	at        []time.Time
@@ -17,24 +15,37 @@ type logins struct {
 	whileIdle int // and a connection was idle
 }
 
-type callerKey struct{}
+type contextKey struct{}
 
-// asCaller marks what workers do.
-func asCaller(ctx context.Context) context.Context {
-	return context.WithValue(ctx, callerKey{}, true)
+// actor is on whose behalf something is done.
+type actor int
+
+const (
+	nobody actor = iota // a pool, in the background
+	upkeep              // we ourselves: opening, rotating
+	caller
+	queue // callers who wait until a connection is given back, or database/sql has opened one
+)
+
+func as(ctx context.Context, who actor) context.Context {
+	return context.WithValue(ctx, contextKey{}, who)
 }
 
-// hook is a BeforeConnect. idle tells how many connections of the pool are idle; it is only called on behalf of a
-// caller, when the pool is there.
-func (l *logins) hook(idle func() int) func(context.Context, *pgx.ConnConfig) error {
-	return func(ctx context.Context, _ *pgx.ConnConfig) error {
-		paid := ctx.Value(callerKey{}) != nil
-		l.count(paid, paid && idle() > 0)
-		return nil
+func actorOf(ctx context.Context) actor {
+	who, _ := ctx.Value(contextKey{}).(actor)
+	return who
+}
+
+// count counts a login that is about to be made. idle tells how many connections of the pool are idle; it is only called
+// on behalf of callers, when the pool is there. While one is idle nobody waits in the queue.
+func (l *logins) count(ctx context.Context, idle func() int) {
+	paid, whileIdle := false, false
+	switch actorOf(ctx) {
+	case caller:
+		paid, whileIdle = true, idle() > 0
+	case queue:
+		paid = idle() == 0
 	}
-}
-
-func (l *logins) count(paid, whileIdle bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.at = append(l.at, time.Now())

@@ -5,44 +5,24 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vaultpool/vaultpool/integration/testbed"
 )
 
-// recipe is one pool whose BeforeConnect sets whatever login is current.
+// recipe is one pool whose connections log in with whatever is current.
 type recipe struct {
-	*pgxpool.Pool
+	pool
 	e       *env
-	l       *logins
 	current atomic.Pointer[testbed.Credential]
 	old     *testbed.Credential // the one before, nil if it is revoked
 	replace func(ctx context.Context) error
 }
 
-// openRecipe opens the pool. What change sets of the config comes on top.
-func openRecipe(ctx context.Context, e *env, l *logins, change func(*recipe, *pgxpool.Config)) (subject, error) {
-	r := &recipe{e: e, l: l, replace: func(context.Context) error { return nil }}
+// newRecipe has a login, and is yet to be given its pool and its way to replace connections.
+func newRecipe(ctx context.Context, e *env) (*recipe, error) {
+	r := &recipe{e: e, replace: func(context.Context) error { return nil }}
 	login, err := e.role.Issue(ctx)
-	if err != nil {
-		return nil, err
-	}
 	r.current.Store(login)
-	c, err := e.poolConfig("", "")
-	if err != nil {
-		return nil, err
-	}
-	count := l.hook(r.idle)
-	c.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
-		login := r.current.Load()
-		c.User, c.Password = login.User, login.Password
-		return count(ctx, c)
-	}
-	change(r, c)
-	r.Pool, err = pgxpool.NewWithConfig(ctx, c)
 	return r, err
 }
 
@@ -70,68 +50,16 @@ func (r *recipe) revokeOld(ctx context.Context) error {
 }
 
 func (r *recipe) close(ctx context.Context) error {
-	r.Close()
-	return errors.Join(r.revokeOld(ctx), r.e.revoke(ctx, r.current.Load()))
+	return errors.Join(r.shut(), r.revokeOld(ctx), r.e.revoke(ctx, r.current.Load()))
 }
 
-func (r *recipe) idle() int { return int(r.Stat().IdleConns()) }
-
-// openReset is what most people write.
-func openReset(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openRecipe(ctx, e, l, func(r *recipe, _ *pgxpool.Config) {
-		r.replace = func(context.Context) error { r.Reset(); return nil }
-	})
-}
-
-// openResetRevoke does not wait until the old login is out of use.
-func openResetRevoke(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openRecipe(ctx, e, l, func(r *recipe, _ *pgxpool.Config) {
-		r.replace = func(ctx context.Context) error { r.Reset(); return r.revokeOld(ctx) }
-	})
-}
-
-// openLifetime lets no connection live so long that a transaction which it gets at its end outlives an old login, and
-// has pgxpool look for those that are too old often enough to replace most of them while they are idle.
-func openLifetime(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openRecipe(ctx, e, l, func(_ *recipe, c *pgxpool.Config) {
-		c.MaxConnLifetime = (e.interval - transaction) * 3 / 4
-		c.HealthCheckPeriod = e.interval / 10
-	})
-}
-
-// openPaced rejects old connections in PrepareConn, one now and then, at the rate at which pgvault replaces them.
-func openPaced(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openRecipe(ctx, e, l, func(r *recipe, c *pgxpool.Config) {
-		every := e.drainTimeout() / 2 / time.Duration(e.conns)
-		var previous atomic.Pointer[testbed.Credential]
-		var next atomic.Int64 // when the next one may be rejected
-		const user = "user"
-		c.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
-			conn.PgConn().CustomData()[user] = conn.Config().User
-			return nil
-		}
-		c.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
-			switch name := conn.PgConn().CustomData()[user]; {
-			case name == r.current.Load().User:
-				return true, nil
-			case name != previous.Load().User:
-				return false, nil // its login is revoked
-			}
-			now, due := time.Now(), next.Load()
-			return now.UnixNano() < due || !next.CompareAndSwap(due, now.Add(every).UnixNano()), nil
-		}
-		r.replace = func(context.Context) error { previous.Store(r.old); return nil }
-		previous.Store(r.current.Load())
-	})
-}
-
-// swap opens a new pool for every login, and closes the old one when its callers are done.
+// swap opens a new pool for every login, and closes the old one when its callers are done, or as its pool does that.
 type swap struct {
 	e *env
 	l *logins
 
 	mu    sync.RWMutex // guards what follows
-	pool  *pgxpool.Pool
+	pool  pool
 	login *testbed.Credential
 
 	closing sync.WaitGroup
@@ -148,16 +76,11 @@ func (s *swap) rotate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := s.e.poolConfig(login.User, login.Password)
+	pool, err := s.e.db.open(ctx, s.e, s.l, s.e.form(), func() *testbed.Credential { return login })
 	if err != nil {
 		return err
 	}
-	c.BeforeConnect = s.l.hook(s.idle)
-	pool, err := pgxpool.NewWithConfig(ctx, c)
-	if err != nil {
-		return err
-	}
-	if err := pool.Ping(ctx); err != nil {
+	if err := pool.query(ctx, 1); err != nil { // it works
 		return err
 	}
 	s.mu.Lock()
@@ -170,26 +93,23 @@ func (s *swap) rotate(ctx context.Context) error {
 	return nil
 }
 
-func (s *swap) retire(ctx context.Context, pool *pgxpool.Pool, login *testbed.Credential) {
-	pool.Close()
-	if err := s.e.revoke(ctx, login); err != nil {
+func (s *swap) retire(ctx context.Context, pool pool, login *testbed.Credential) {
+	if err := errors.Join(pool.shut(), s.e.revoke(ctx, login)); err != nil {
 		s.errs <- err
 	}
 }
 
-func (s *swap) get() *pgxpool.Pool {
+func (s *swap) get() pool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.pool
 }
 
-func (s *swap) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return s.get().QueryRow(ctx, sql, args...)
-}
-
-func (s *swap) Begin(ctx context.Context) (pgx.Tx, error) { return s.get().Begin(ctx) }
-
-func (s *swap) idle() int { return int(s.get().Stat().IdleConns()) }
+func (s *swap) query(ctx context.Context, id int) error { return s.get().query(ctx, id) }
+func (s *swap) begin(ctx context.Context) (tx, error)   { return s.get().begin(ctx) }
+func (s *swap) fill(ctx context.Context, n int) error   { return s.get().fill(ctx, n) }
+func (s *swap) idle() int                               { return s.get().idle() }
+func (s *swap) shut() error                             { return s.get().shut() }
 
 func (s *swap) close(ctx context.Context) error {
 	s.retire(ctx, s.pool, s.login)

@@ -12,6 +12,9 @@ import (
 func (r result) line() string {
 	s := fmt.Sprintf("%d queries, %d failed, p50 %s, p99 %s, p99.9 %s, max %s ms; %d logins, %d paid by callers",
 		r.queries, r.failed, ms(r.p50), ms(r.p99), ms(r.p999), ms(r.max), r.logins.total, r.logins.paid)
+	if r.orphans > 0 {
+		s += fmt.Sprintf("; %d sessions of revoked logins at the end", r.orphans)
+	}
 	if r.err != nil {
 		s += "; first failure: " + strings.ReplaceAll(r.err.Error(), "\n", " ")
 	}
@@ -29,8 +32,8 @@ func ms(d time.Duration) string {
 // summary is all runs of one contender: totals of what must not happen, medians of the rest.
 type summary struct {
 	result
-	failed, whileIdle int
-	rate              float64 // logins a second
+	failed, whileIdle, orphans int
+	rate                       float64 // logins a second
 }
 
 func (e *env) summarise(runs []result) (s summary) {
@@ -44,6 +47,7 @@ func (e *env) summarise(runs []result) (s summary) {
 	for _, r := range runs {
 		s.failed += r.failed
 		s.whileIdle += r.logins.whileIdle
+		s.orphans += r.orphans
 	}
 	return s
 }
@@ -66,15 +70,15 @@ func (e *env) printComparison(chosen []contender, results map[string][]result, l
 	e.printf("\n## While credentials rotate\n")
 	e.printf("%d connections of at most %d, rotating every %v, %d rounds of %v; load average before and after each round: %s.",
 		e.conns, e.maxConns, e.interval, e.rounds, e.run, strings.Join(loads, ", "))
-	e.printf("Latencies in ms and logins are medians of the runs; failed, and paid while idle, are totals.\n")
-	e.printf("| | failed | p50 | p99 | p99.9 | max | logins/s | most in %v | paid by callers | paid while one was idle |", peakWindow)
-	e.printf("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	e.printf("Latencies in ms and logins are medians of the runs; failed, paid while idle, and sessions of revoked logins at the end are totals.\n")
+	e.printf("| | failed | p50 | p99 | p99.9 | max | logins/s | most in %v | paid by callers | paid while one was idle | revoked and still open |", peakWindow)
+	e.printf("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	for _, c := range chosen {
 		s := summaries[c.name]
-		e.printf("| %s | %d | %s | %s | %s | %s | %.1f | %d | %d | %d |", c.name, s.failed,
-			ms(s.p50), ms(s.p99), ms(s.p999), ms(s.max), s.rate, s.logins.peak, s.logins.paid, s.whileIdle)
+		e.printf("| %s | %d | %s | %s | %s | %s | %.1f | %d | %d | %d | %d |", c.name, s.failed,
+			ms(s.p50), ms(s.p99), ms(s.p999), ms(s.max), s.rate, s.logins.peak, s.logins.paid, s.whileIdle, s.orphans)
 	}
-	for _, reference := range []string{baseline, floor} {
+	for _, reference := range []string{baseline(e.db), floor} {
 		if to, ok := summaries[reference]; ok {
 			e.printRatios(chosen, summaries, reference, to)
 		}
