@@ -37,18 +37,15 @@ demo: ## the example service under load, on real servers, with 8-second leases; 
 	@exec bin/demo
 
 .PHONY: bench
-bench: setup-postgres ## pgvault beside raw pgxpool and the usual ways of rotating by hand; ARGS=-quick is shorter
+bench: ## pgvault beside raw pgxpool and the usual ways of rotating by hand; DB=mysql takes mysqlvault, ARGS=-quick is shorter
+	@integration/setup.sh $(if $(filter mysql,$(DB)),mariadb,postgres)
 	@echo 'building the benchmarks'
 	@cd integration && go build -o ../bin/bench ./bench
-	@exec bin/bench $(ARGS)
+	@exec bin/bench $(if $(DB),-db=$(DB)) $(ARGS)
 
 .PHONY: setup
 setup: ## install what is missing of PostgreSQL, MariaDB and a C compiler (Debian, as root or with sudo)
 	@integration/setup.sh postgres mariadb gcc
-
-.PHONY: setup-postgres
-setup-postgres:
-	@integration/setup.sh postgres
 
 .PHONY: vet
 vet: ## go vet
