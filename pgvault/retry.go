@@ -90,7 +90,7 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	var rows pgx.Rows
 	err := p.Retry(ctx, func(pool *pgxpool.Pool) (err error) {
-		rows, err = pool.Query(ctx, sql, args...)
+		rows, err = pool.Query(ctx, sql, args...) //nolint:sqlclosecheck // the caller closes them
 		return err
 	})
 	return rows, err

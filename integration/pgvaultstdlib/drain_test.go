@@ -166,6 +166,7 @@ func TestHazard17_TxAndConnAcrossRotation(t *testing.T) {
 	kit.Check(t, err)
 	statement, err := tx.PrepareContext(t.Context(), insertItem)
 	kit.Check(t, err)
+	defer func() { _ = statement.Close() }()
 	_, err = statement.ExecContext(t.Context(), t.Name())
 	kit.Check(t, err)
 	conn, err := s.Conn(t.Context())
@@ -211,6 +212,7 @@ func TestHazard51_StmtAcrossRotations(t *testing.T) {
 	const query = "SELECT session_user, $1::int"
 	statement, err := s.PrepareContext(t.Context(), query)
 	kit.Check(t, err)
+	defer func() { _ = statement.Close() }()
 	var mu sync.Mutex // guards users
 	var users []string
 	stop := s.load(t, 2*conns, func(ctx context.Context, worker int) error {
@@ -249,7 +251,6 @@ func TestHazard51_StmtAcrossRotations(t *testing.T) {
 			t.Errorf("left at the server: statements %v", left)
 		}
 	}
-	kit.Check(t, statement.Close())
 }
 
 // hazard 12: a session in use past the drain deadline is ended at the server, then the lease revoked. The

@@ -180,7 +180,7 @@ func TestAllocations(t *testing.T) { // not parallel: it counts everybody's
 		for range 5 { // what happens beside it only adds
 			n = min(n, testing.AllocsPerRun(200, func() {
 				var one int
-				if err := db.QueryRow("SELECT 1").Scan(&one); err != nil {
+				if err := db.QueryRowContext(context.Background(), "SELECT 1").Scan(&one); err != nil {
 					t.Error(err)
 				}
 			}))

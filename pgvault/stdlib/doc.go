@@ -14,8 +14,9 @@
 // and none sees driver.ErrBadConn for it. A [database/sql.Tx], a [database/sql.Conn] and
 // open rows keep their connection across a rotation until they are done, or until the
 // drain deadline (5 minutes, or what the lease leaves), at which their session is
-// ended: what they do next fails with an error that wraps [rotation.ErrEnded], and
-// driver.ErrBadConn with it. An event says so.
+// ended, and an event says so. What they do next fails with an error that wraps
+// [rotation.ErrEnded], and driver.ErrBadConn where nothing was sent any more; only a
+// sql.Stmt of theirs says driver.ErrBadConn alone.
 //
 // sql.Open fails on a connection string that is wrong, and sends nothing. The pool
 // starts when the first connection is needed. The credential is then issued in the
@@ -45,6 +46,8 @@
 // do not pay that, since pgx keeps their statements by itself; nor does a statement that
 // is used within one sql.Tx or sql.Conn.
 //
-// A package that wraps drivers must pass on [database/sql/driver.Validator], or hide
-// none of it by calling SetMaxIdleConns(0).
+// A package that wraps drivers must pass [database/sql/driver.Validator] on. Where one
+// does not, SetMaxIdleConns(0) comes close, and is needed: but a DB at its limit then
+// hands a connection from one caller to the next, past the pool, and a rotation waits
+// for it until the drain deadline. The same is true of pgx's own OpenDBFromPool.
 package stdlib
