@@ -12,7 +12,8 @@ import (
 // there is one, whatever the failure. Calls that need a connection wait for it within
 // their context; they fail with a *[rotation.NoCredentialError] once waiting is a
 // matter of luck (see [rotation.Rotator.Await]), and vault_start_timeout has no say.
-// The only errors are those of config.
+// MinConns are opened at the first health check after that (HealthCheckPeriod, one
+// minute). The only errors are those of config.
 func Start(config *Config) (*Pool, error) {
 	if err := config.check(); err != nil {
 		return nil, err

@@ -63,6 +63,28 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// MinConns are opened once there is a credential, without a caller.
+func TestStart_MinConns(t *testing.T) {
+	c := fakeConfig(t, "db", accept)
+	c.MinConns, c.HealthCheckPeriod = 1, 10*time.Millisecond
+	answer := make(chan struct{})
+	p, err := Start(&Config{Config: c, Source: rotation.SourceFunc(func(context.Context) (rotation.Credential, rotation.Lease, error) {
+		<-answer
+		return lease("u")
+	}), Rotation: rotation.Config{CloseTimeout: 200 * time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	if n := p.Stat().IdleConns(); n != 0 {
+		t.Errorf("%d connections without a credential", n)
+	}
+	close(answer)
+	for p.Stat().IdleConns() == 0 && t.Context().Err() == nil { // or the test binary's timeout
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // A source that denies is an error at once, which says so once; and the pool recovers when it no longer does.
 func TestStart_Denied(t *testing.T) {
 	var denied atomic.Bool
