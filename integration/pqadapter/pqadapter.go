@@ -1,0 +1,208 @@
+// Package pqadapter is github.com/lib/pq under a rotation.Rotator, by that package's public seam alone: it shows
+// what an adapter for another driver takes.
+package pqadapter
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/vaultpool/vaultpool/rotation"
+)
+
+// Open returns a DB that logs in to one host, PostgreSQL 14 or later, with r's credential, once that is proven.
+// It adds to application_name. Close it before r: that waits 5 s for connections in use, then ends them.
+func Open(ctx context.Context, dsn string, r *rotation.Rotator) (*sql.DB, error) {
+	config, err := pq.NewConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	t := &target{config: config}
+	t.config.ApplicationName += fmt.Sprintf(" %s/%p", time.Now().Format("150405.000000"), t) // ours alone, for End
+	t.db = sql.OpenDB(t)
+	if _, err = r.Attach(t); err == nil {
+		err = t.att.Prove(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, t.db.Close())
+	}
+	return t.db, nil
+}
+
+// target is a rotation.Target, and the driver.Connector of its DB.
+type target struct {
+	config pq.Config
+	db     *sql.DB
+	att    *rotation.Attachment
+	retire atomic.Int64 // how many old connections may be closed when they are given back
+}
+
+func (t *target) Attached(a *rotation.Attachment) { t.att = a }
+func (t *target) Name() string                    { return t.config.Host + "/" + t.config.Database }
+func (t *target) Driver() driver.Driver           { return pq.Driver{} }
+
+// session is all that database/sql uses of pq's connections.
+type session interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.Pinger
+	driver.NamedValueChecker
+	driver.SessionResetter
+	driver.Validator
+}
+
+// conn is a connection: kept while its generation serves, given up one by one when it drains, never used when dead.
+type conn struct {
+	session
+	t *target
+	g *rotation.Generation
+}
+
+func (c *conn) ResetSession(ctx context.Context) error { // before a use
+	if c.g.Dead() {
+		return driver.ErrBadConn
+	}
+	return c.session.ResetSession(ctx)
+}
+
+func (c *conn) IsValid() bool { // after a use
+	return c.session.IsValid() && (c.g.Serving() || !c.g.Dead() && c.t.retire.Add(-1) < 0)
+}
+
+// Connect logs in, and again for as long as the rotation that follows a refusal brings another credential.
+func (t *target) Connect(ctx context.Context) (driver.Conn, error) {
+	for {
+		g, err := t.att.Current()
+		if err == nil {
+			var c *conn
+			if c, err = t.logIn(ctx, g, (*rotation.Conn).Bind); err == nil {
+				return c, nil
+			}
+		}
+		if errors.Is(err, rotation.ErrRefused) {
+			t.att.Refused(g, err)
+		}
+		waited := t.att.Await(ctx)
+		if now, _ := t.att.Current(); waited != nil || now == g {
+			return nil, errors.Join(waited, err)
+		}
+	}
+}
+
+// login is one login's pq.Dialer, of which pq calls DialContext only: to log in, and later to cancel statements.
+type login struct {
+	pq.Dialer
+	bind func(net.Conn) (net.Conn, error)
+	done atomic.Bool
+}
+
+func (l *login) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil || l.done.Load() {
+		return c, err
+	}
+	return l.bind(c)
+}
+
+// logIn dials, binds the socket to g and logs in.
+func (t *target) logIn(ctx context.Context, g *rotation.Generation, bind func(*rotation.Conn, *rotation.Generation) error) (*conn, error) {
+	config := t.config.Clone()
+	config.User, config.Password = g.Credential().Username(), g.Credential().Password()
+	connector, err := pq.NewConnectorConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	l := &login{bind: func(raw net.Conn) (net.Conn, error) {
+		c := t.att.Track(raw)
+		if err := bind(rotation.ConnOf(c), g); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
+	}}
+	connector.Dialer(l)
+	inner, err := connector.Connect(ctx)
+	if e := new(pq.Error); errors.As(err, &e) && (e.Code == "28P01" || e.Code == "28000" || e.Code == "42501") {
+		err = fmt.Errorf("%w: %w", rotation.ErrRefused, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.done.Store(true)
+	return &conn{inner.(session), t, g}, nil //nolint:forcetypeassert // what pq returns is one
+}
+
+// Probe logs in once.
+func (t *target) Probe(ctx context.Context, g *rotation.Generation) rotation.ProbeResult {
+	c, err := t.logIn(ctx, g, func(c *rotation.Conn, g *rotation.Generation) error {
+		c.SetUnused(true) // nobody will miss it
+		return c.Bind(g)
+	})
+	switch {
+	case err == nil:
+		return rotation.ProbeResult{Accepted: 1, Err: c.Close()}
+	case errors.Is(err, rotation.ErrRefused):
+		return rotation.ProbeResult{Refused: 1, Err: err}
+	}
+	return rotation.ProbeResult{Unknown: 1, Err: err}
+}
+
+// Replace has old connections closed one after the other, and takes up what is idle so that it is given back.
+func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
+	for left := t.att.Connections(old); left > 0 && ctx.Err() == nil; left = t.att.Connections(old) {
+		t.retire.Store(1)
+		t.takeUp(ctx, t.db.Stats().Idle)
+		select {
+		case <-time.After(min(max(time.Until(by)/time.Duration(2*left), 5*time.Millisecond), time.Second)):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (t *target) takeUp(ctx context.Context, n int) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for range n {
+		if c, err := t.db.Conn(ctx); err == nil {
+			defer func() { _ = c.Close() }() // when all are taken, not before
+		}
+	}
+}
+
+// End terminates the pool's sessions of g's user: their sockets are closed, their statements go on.
+func (t *target) End(ctx context.Context, g *rotation.Generation, _ []*rotation.Conn) error {
+	c, err := t.logIn(ctx, g, (*rotation.Conn).BindToEnd)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = current_user
+		AND application_name = $1 AND pid <> pg_backend_pid() OFFSET 0) s WHERE NOT pg_terminate_backend(pid, 3000)`,
+		[]driver.NamedValue{{Ordinal: 1, Value: t.config.ApplicationName}})
+	if err != nil {
+		return err
+	}
+	if n, _ := left.RowsAffected(); n > 0 {
+		return fmt.Errorf("%d sessions do not end", n)
+	}
+	return nil
+}
+
+// Close is called by the DB's Close once it has closed what was idle.
+func (t *target) Close() error {
+	for end := time.Now().Add(5 * time.Second); t.db.Stats().OpenConnections > 0 && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return t.att.Close(ctx)
+}
