@@ -30,7 +30,7 @@ test-short: check-imports ## what needs no server: vet, import rules and unit te
 	$(call each,. examples,go test -race ./...)
 
 .PHONY: demo
-demo: ## the example service under load, on real servers, with 8-second leases; DB=mysql: on MariaDB; DURATION=90s ends it
+demo: ## the example service under load, on real servers, with leases of seconds; DB=mysql takes MariaDB, DURATION=90s ends it
 	@integration/setup.sh $(if $(filter mysql,$(DB)),mariadb,postgres)
 	@echo 'building the demo'
 	@cd integration && go build -o ../bin/demo ./demo

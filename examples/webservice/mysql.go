@@ -58,7 +58,7 @@ func newMySQLStore(ctx context.Context, db *sql.DB) (*mysqlStore, error) {
 		{&s.selectAccount, "SELECT balance FROM accounts WHERE id = ?"},
 	} {
 		var err error
-		if *p.statement, err = db.PrepareContext(ctx, p.query); err != nil {
+		if *p.statement, err = db.PrepareContext(ctx, p.query); err != nil { //nolint:sqlclosecheck // closed with db
 			return nil, fmt.Errorf("prepare %q: %w", p.query, err)
 		}
 	}

@@ -141,17 +141,19 @@ func (m *mariadb) books(ctx context.Context) (b books, err error) {
 }
 
 func (m *mariadb) sessions(ctx context.Context, role *testbed.Role) ([]string, error) {
-	return m.list(ctx, "p.user LIKE ?", usersLike(role))
+	return m.list(ctx, role, true)
 }
 
 func (m *mariadb) orphans(ctx context.Context, role *testbed.Role) ([]string, error) {
-	return m.list(ctx, "p.user LIKE ? AND NOT EXISTS (SELECT 1 FROM mysql.user u WHERE u.user = p.user)", usersLike(role))
+	return m.list(ctx, role, false)
 }
 
-func (m *mariadb) list(ctx context.Context, condition string, arguments ...any) ([]string, error) {
+func (m *mariadb) list(ctx context.Context, role *testbed.Role, all bool) ([]string, error) {
 	rows, err := m.bed.MariaDB.Root.QueryContext(ctx, `
 		SELECT concat(p.user, ' in session ', p.id, ': ', p.command, ' ', coalesce(p.info, ''))
-		FROM information_schema.processlist p WHERE `+condition+" ORDER BY p.id", arguments...)
+		FROM information_schema.processlist p
+		WHERE p.user LIKE ? AND (? OR NOT EXISTS (SELECT 1 FROM mysql.user u WHERE u.user = p.user))
+		ORDER BY p.id`, usersLike(role), all)
 	if err != nil {
 		return nil, fmt.Errorf("look into the processlist: %w", err)
 	}

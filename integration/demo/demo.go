@@ -56,10 +56,10 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 	r.ran = time.Since(began)
 
 	screen.printf("%s; the load has stopped, stopping the service", r.reason)
+	r.service = service.stop()
 	if jobs != nil {
 		r.jobs = jobs.stop()
 	}
-	r.service = service.stop()
 	r.load = load.result()
 	r.renewals, r.rotations, r.credentials = service.events.renewals(), service.events.rotations(), service.events.credentials()
 	checking, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)

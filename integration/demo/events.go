@@ -94,7 +94,7 @@ func (c *events) add(e event) {
 func (c *events) credentials() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return int(c.last) //nolint:gosec // far from 2^63
+	return int(c.last)
 }
 
 func (c *events) renewals() int {

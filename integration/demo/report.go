@@ -54,7 +54,7 @@ func inspect(ctx context.Context, s *setting) (leftovers, books) {
 		left.users, left.err = s.role.Users(ctx)
 	}
 	if left.err == nil {
-		left.sessions, left.err = s.settled(ctx, s.database.sessions)
+		left.sessions, left.err = s.settled(ctx, settleTimeout, s.database.sessions)
 	}
 	found, err := s.database.books(ctx)
 	found.initial, found.err = s.balances, err
@@ -62,8 +62,8 @@ func inspect(ctx context.Context, s *setting) (leftovers, books) {
 }
 
 // settled returns the sessions that look finds. Those whose sockets are closed already get a moment to end.
-func (s *setting) settled(ctx context.Context, look func(context.Context, *testbed.Role) ([]string, error)) ([]string, error) {
-	for deadline := time.Now().Add(settleTimeout); ; {
+func (s *setting) settled(ctx context.Context, moment time.Duration, look func(context.Context, *testbed.Role) ([]string, error)) ([]string, error) {
+	for deadline := time.Now().Add(moment); ; {
 		found, err := look(ctx, s.role)
 		if err != nil || len(found) == 0 || time.Now().After(deadline) {
 			return found, err

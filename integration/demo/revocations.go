@@ -29,8 +29,13 @@ type revocationsResult struct {
 	err     error // why that is not all
 }
 
-// checkTimeout bounds one look, in case the server does not answer.
-const checkTimeout = 15 * time.Second
+const (
+	checkTimeout = 15 * time.Second // of one look, in case the server does not answer
+
+	// goodbyeTimeout is how long a server on a busy machine may take to notice that a socket was closed. It is less
+	// than a session lasts that was forgotten: half of the jobs' transactions have more than this to go.
+	goodbyeTimeout = 400 * time.Millisecond
+)
 
 func newRevocations(setting *setting, screen *screen) *revocations {
 	return &revocations{setting: setting, screen: screen, alive: make(map[string]bool)}
@@ -41,7 +46,7 @@ func (r *revocations) check() {
 	r.looking.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 		defer cancel()
-		r.record(r.setting.settled(ctx, r.setting.database.orphans))
+		r.record(r.setting.settled(ctx, goodbyeTimeout, r.setting.database.orphans))
 	})
 }
 

@@ -149,7 +149,7 @@ func expectAlive(ctx context.Context, t *testing.T, s *setting, want, wantOrphan
 	if result.err != nil || result.checked != 1 || len(result.alive) != wantOrphans {
 		t.Errorf("got %+v, want %d sessions of users who are gone", result, wantOrphans)
 	}
-	all, err := s.settled(ctx, s.database.sessions)
+	all, err := s.settled(ctx, settleTimeout, s.database.sessions)
 	if err != nil || len(all) != want {
 		t.Errorf("got the sessions %q, %v, want %d", all, err, want)
 	}
