@@ -159,8 +159,11 @@ func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	if a.given.g != nil {
+	switch {
+	case a.given.g != nil:
 		c.SetUnused(true)
+	case g.ID() == 1: // there was none when the pool was started, and there are none but of this one
+		a.t.only.CompareAndSwap(nil, g)
 	}
 	a.mixed = a.mixed || a.conn != nil && a.conn.Generation() != g
 	a.conn = c

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// slowAnswer is how long callers wait for an issue before they are told that
-// there is no credential. The issue itself goes on.
+// slowAnswer is how long callers wait for an issue and its proof before they are told
+// that there is no credential. Both go on.
 const slowAnswer = 10 * time.Second
 
 // operation is the one attempt to get a credential: an issue in flight, then the
@@ -317,6 +317,10 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 	case probeAgain:
 		op.probeAt = now.add(l.untilProbe(now, op.probes))
 		l.failed("probe", op.probes, p.Err)
+		if l.lost != nil && now.since(op.started) > slowAnswer {
+			op.slow, l.lost.Err = true, p.Err
+			l.show()
+		}
 		l.emit(Event{Kind: ProbeFailed, Generation: op.gen.id, Attempt: op.probes, RetryAt: op.probeAt.t, Err: p.Err})
 	}
 }

@@ -194,7 +194,7 @@ func (r *Rotator) usable() (*Generation, error) {
 
 // Await waits until a login is possible. It returns a *[NoCredentialError] when
 // waiting is a matter of luck: an attempt was denied, two have failed, or there
-// has been no answer for 10 s; ctx's error when that is done first; or ErrClosed.
+// has been none for 10 s that the database accepts; ctx's error when that is done first; or ErrClosed.
 func (r *Rotator) Await(ctx context.Context) error {
 	for {
 		v := r.view.Load()

@@ -190,6 +190,34 @@ func TestStart(t *testing.T) {
 	})
 }
 
+// A database that refuses what is issued keeps nobody waiting for as long as it is tried.
+func TestStartRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, hourLease)
+		g.source.onIssue = func(int) error { time.Sleep(time.Second); return nil }
+		r, err := Start(g.source, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.r, g.w.max = r, 5
+		t.Cleanup(g.check)
+		p := g.pool("db")
+		p.set(func(p *fakePool) {
+			p.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
+		})
+		var none *NoCredentialError
+		err = r.Await(context.Background())
+		if d := time.Since(g.t0); !errors.As(err, &none) || !errors.Is(err, ErrRefused) || d < 10*time.Second || d > 14*time.Second {
+			t.Errorf("Await after %v: %v", d, err)
+		}
+		p.set(func(p *fakePool) { p.onProbe = nil })
+		g.pass(10 * time.Second)
+		if err := r.Await(context.Background()); err != nil {
+			t.Errorf("Await when it is accepted: %v", err)
+		}
+	})
+}
+
 // What is wrong with a config Start says at once.
 func TestStartInvalid(t *testing.T) {
 	if _, err := Start(nil, Config{}); err == nil {
