@@ -18,14 +18,13 @@ import (
 )
 
 // Open returns a DB that logs in to one host, PostgreSQL 14 or later, with r's credential, once that is proven.
-// It adds to application_name. Close it before r: that waits 5 s for connections in use, then ends them.
+// Close it before r: that waits 5 s for connections in use, then ends them.
 func Open(ctx context.Context, dsn string, r *rotation.Rotator) (*sql.DB, error) {
 	config, err := pq.NewConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
 	t := &target{config: config}
-	t.config.ApplicationName += fmt.Sprintf(" %s/%p", time.Now().Format("150405.000000"), t) // ours alone, for End
 	t.db = sql.OpenDB(t)
 	if _, err = r.Attach(t); err == nil {
 		err = t.att.Prove(ctx)
@@ -102,8 +101,8 @@ func (t *target) Connect(ctx context.Context) (driver.Conn, error) {
 // login is one login's pq.Dialer, of which pq calls DialContext only: to log in, and later to cancel statements.
 type login struct {
 	pq.Dialer
-	bind func(net.Conn) (net.Conn, error)
-	done atomic.Bool
+	track func(net.Conn) (net.Conn, error)
+	done  atomic.Bool
 }
 
 func (l *login) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -111,10 +110,10 @@ func (l *login) DialContext(ctx context.Context, network, addr string) (net.Conn
 	if err != nil || l.done.Load() {
 		return c, err
 	}
-	return l.bind(c)
+	return l.track(c)
 }
 
-// logIn dials, binds the socket to g and logs in.
+// logIn dials, binds the socket to g, logs in and asks for the session's pid, for End.
 func (t *target) logIn(ctx context.Context, g *rotation.Generation, bind func(*rotation.Conn, *rotation.Generation) error) (*conn, error) {
 	config := t.config.Clone()
 	config.User, config.Password = g.Credential().Username(), g.Credential().Password()
@@ -122,12 +121,16 @@ func (t *target) logIn(ctx context.Context, g *rotation.Generation, bind func(*r
 	if err != nil {
 		return nil, err
 	}
-	l := &login{bind: func(raw net.Conn) (net.Conn, error) {
+	var tracked *rotation.Conn
+	l := &login{track: func(raw net.Conn) (net.Conn, error) {
 		c := t.att.Track(raw)
-		if err := bind(rotation.ConnOf(c), g); err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
-		return c, nil
+		tracked = rotation.ConnOf(c)
+		context.AfterFunc(ctx, func() { // pq itself heeds it only while dialling
+			if tracked.Session() == nil {
+				_ = tracked.Close()
+			}
+		})
+		return c, bind(tracked, g)
 	}}
 	connector.Dialer(l)
 	inner, err := connector.Connect(ctx)
@@ -135,10 +138,23 @@ func (t *target) logIn(ctx context.Context, g *rotation.Generation, bind func(*r
 		err = fmt.Errorf("%w: %w", rotation.ErrRefused, err)
 	}
 	if err != nil {
+		if tracked != nil {
+			_ = tracked.Close() // pq has, unless it could not be bound
+		}
 		return nil, err
 	}
 	l.done.Store(true)
-	return &conn{inner.(session), t, g}, nil //nolint:forcetypeassert // what pq returns is one
+	c := &conn{inner.(session), t, g} //nolint:forcetypeassert // what pq returns is one
+	rows, err := c.QueryContext(ctx, "SELECT pg_backend_pid()", nil)
+	if err == nil {
+		pid := make([]driver.Value, 1)
+		err = errors.Join(rows.Next(pid), rows.Close())
+		tracked.SetSession(pid[0])
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // Probe logs in once.
@@ -169,7 +185,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 }
 
 func (t *target) takeUp(ctx context.Context, n int) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond) // what is idle is had at once
 	defer cancel()
 	for range n {
 		if c, err := t.db.Conn(ctx); err == nil {
@@ -178,21 +194,30 @@ func (t *target) takeUp(ctx context.Context, n int) {
 	}
 }
 
-// End terminates the pool's sessions of g's user: their sockets are closed, their statements go on.
-func (t *target) End(ctx context.Context, g *rotation.Generation, _ []*rotation.Conn) error {
+// End terminates sessions at the server: their sockets are closed, but their statements would go on.
+func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotation.Conn) error {
+	var pids pq.Int64Array
+	for _, c := range conns {
+		if pid, ok := c.Session().(int64); ok { // otherwise it never logged in
+			pids = append(pids, pid)
+		}
+	}
+	list, err := pids.Value()
+	if err != nil || len(pids) == 0 {
+		return err
+	}
 	c, err := t.logIn(ctx, g, (*rotation.Conn).BindToEnd)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = current_user
-		AND application_name = $1 AND pid <> pg_backend_pid() OFFSET 0) s WHERE NOT pg_terminate_backend(pid, 3000)`,
-		[]driver.NamedValue{{Ordinal: 1, Value: t.config.ApplicationName}})
+	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = current_user AND pid = ANY($1) OFFSET 0) s
+		WHERE NOT pg_terminate_backend(pid, 3000)`, []driver.NamedValue{{Ordinal: 1, Value: list}})
 	if err != nil {
 		return err
 	}
 	if n, _ := left.RowsAffected(); n > 0 {
-		return fmt.Errorf("%d sessions do not end", n)
+		return fmt.Errorf("%d of %d sessions do not end", n, len(pids))
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 var outageCases = []testCase{
 	{name: "Hazard10_VaultHangs", run: vaultHangs},
+	{name: "Hazard10_ServerHangs", run: serverHangs},
 	{name: "Hazard25_VaultAwayForAWhile", run: vaultAwayForAWhile},
 	{name: "Hazard26_VaultAwayPastTheEnd", run: vaultAwayPastTheEnd},
 	{name: "Hazard27_IssueAnswersLost", run: issueAnswersLost},
@@ -31,13 +32,14 @@ func vaultHangs(t *testing.T, a *Adapter) {
 	held := s.conn(t)
 	s.vault.Hold(s.role.CredsPath)
 	s.events.Wait(t, rotation.CredentialLost, 1)
-	for range 3 {
+	for i := range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		var err error
 		kit.Within(t, 300*time.Millisecond, "Conn", func() { _, err = s.Conn(ctx) })
 		cancel()
 		var none *rotation.NoCredentialError
-		if !errors.As(err, &none) && !errors.Is(err, context.DeadlineExceeded) {
+		late := errors.Is(err, context.DeadlineExceeded) // or it is known by now that waiting is in vain
+		if !errors.As(err, &none) || !late && i == 0 {
 			t.Errorf("Conn returned %v", err)
 		}
 	}
@@ -46,6 +48,23 @@ func vaultHangs(t *testing.T, a *Adapter) {
 	kit.Within(t, 10*time.Second, "Close", func() { _ = s.close() }) // what it says is not the point here
 	s.vault.Heal()
 	s.waitNothingLeft(t)
+}
+
+// With the server hanging in the middle of a login, a caller is back by its deadline, and nothing is said against the
+// credential.
+func serverHangs(t *testing.T, a *Adapter) {
+	s := open(t, a, setup{wired: true})
+	s.wire.gate.ShutFor(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	waiting := s.takeAside(ctx)
+	s.wire.gate.Queue(t, 1)
+	if got := kit.Receive(t, "the caller's error", waiting); got.err == nil || ctx.Err() == nil {
+		t.Errorf("a connection in the middle of its login; error %v", got.err)
+	}
+	s.wire.gate.Open()
+	s.checkRotates(t)
+	s.events.None(t, rotation.LoginRefused)
 }
 
 // While Vault is away for less than the lease lasts, everything goes on, Vault is asked at a bounded rate, and
