@@ -17,6 +17,7 @@ var drainCases = []testCase{
 	{name: "Hazard06_HeldUntilClosed", run: heldUntilClosed},
 	{name: "Hazard06_11_LeakedConnection", run: leakedConnection},
 	{name: "Hazard06_TakenAndNotUsed", run: takenAndNotUsed},
+	{name: "Hazard11_GivenBackAfterTheDeadline", run: givenBackAfterTheDeadline},
 	{name: "Hazard12_LongTransaction", run: longTransaction},
 	{name: "Hazard12_TransactionPastDeadline", run: transactionPastDeadline},
 	{name: "Hazard34_RevokedAfterTheLastSession", run: revokedAfterTheLastSession},
@@ -113,6 +114,23 @@ func leakedConnection(t *testing.T, a *Adapter) {
 			t.Errorf("its next statement returned %v, which does not say why", err)
 		}
 	}
+}
+
+// One that is given back at last, long after its session was ended, is not handed out again, and closing says nothing
+// of it.
+func givenBackAfterTheDeadline(t *testing.T, a *Adapter) {
+	s := open(t, a, setup{rotation: briefly, maxConns: 1})
+	leaked := s.conn(t)
+	old, _ := s.whoAmI(t, leaked)
+	s.rotate(t)
+	s.waitRevoked(t, 1, old)
+	kit.Check(t, leaked.Close())
+	if user, _ := s.whoAmI(t, s); user == old {
+		t.Errorf("handed out a connection of %s", user)
+	}
+	s.rotate(t)
+	s.events.Wait(t, rotation.Revoked, 2)
+	s.events.None(t, rotation.LoginRefused, rotation.CredentialLost)
 }
 
 // A transaction that lasts longer than rotations is not disturbed.
@@ -233,7 +251,8 @@ func (s *service) lock(t *testing.T, q querier, number int64) bool {
 
 // What a session holds it keeps while it drains.
 func sessionState(t *testing.T, a *Adapter) {
-	s := open(t, a, setup{})
+	s := open(t, a, setup{rotation: rotation.Config{DrainTimeout: time.Minute}})
+	s.fill(t, 5) // the others are replaced
 	number := time.Now().UnixNano()
 	conn := s.conn(t)
 	old, _ := s.whoAmI(t, conn)
@@ -243,6 +262,7 @@ func sessionState(t *testing.T, a *Adapter) {
 		t.Fatal("the lock is taken")
 	}
 	s.rotate(t)
+	s.waitConnections(t, 1)
 	s.rotate(t)
 	kept := 0
 	kit.Check(t, conn.QueryRowContext(t.Context(), a.Server.getState).Scan(&kept))

@@ -61,7 +61,7 @@ func leaseCeiling(t *testing.T, a *Adapter) {
 
 // A lease that cannot be renewed is replaced in time, and no renewal is tried.
 func notRenewable(t *testing.T, a *Adapter) {
-	s := prepare(t, a, setup{role: leaseOf(12*time.Second, time.Hour)})
+	s := prepare(t, a, setup{role: leaseOf(16*time.Second, time.Hour)})
 	s.vault.Rewrite(s.role.CredsPath, `"renewable":true`, `"renewable":false`)
 	s.start(t)
 	kit.Check(t, s.PingContext(t.Context()))
@@ -76,7 +76,7 @@ func notRenewable(t *testing.T, a *Adapter) {
 
 // When a renewal says that the lease is gone, it is replaced at once, and its connections are not handed out again.
 func renewLeaseGone(t *testing.T, a *Adapter) {
-	s := open(t, a, setup{role: leaseOf(12*time.Second, time.Hour)})
+	s := open(t, a, setup{role: leaseOf(16*time.Second, time.Hour)})
 	held := s.conn(t)
 	old, _ := s.whoAmI(t, held)
 	leases, err := s.role.Leases(t.Context())
@@ -105,7 +105,7 @@ func renewLeaseGone(t *testing.T, a *Adapter) {
 
 // While the database cannot prolong the user, renewals are tried again, not too often, until it is time to rotate.
 func renewFailsAtTheDatabase(t *testing.T, a *Adapter) {
-	s := open(t, a, setup{role: leaseOf(12*time.Second, time.Hour)})
+	s := open(t, a, setup{role: leaseOf(16*time.Second, time.Hour)})
 	s.faults.set(vaultFault{
 		prefix: renew, status: http.StatusBadRequest,
 		body: `{"errors":["failed to renew entry: resp: (*logical.Response)(nil) err: the database is not there for now"]}`,
@@ -129,7 +129,7 @@ func renewFailsAtTheDatabase(t *testing.T, a *Adapter) {
 
 // A token that may not renew: there is no waiting for the margin, and no storm of issues either.
 func renewDenied(t *testing.T, a *Adapter) {
-	s := open(t, a, setup{role: leaseOf(12*time.Second, time.Hour)})
+	s := open(t, a, setup{role: leaseOf(16*time.Second, time.Hour)})
 	s.faults.set(vaultFault{prefix: renew, status: http.StatusForbidden, body: `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`})
 	kit.Check(t, s.PingContext(t.Context()))
 	for id := uint64(2); id <= 3; id++ {
@@ -141,8 +141,8 @@ func renewDenied(t *testing.T, a *Adapter) {
 	if len(issued) != 2 || s.issues() != 3 {
 		t.Fatalf("%d credentials were issued, in %d requests", len(issued)+1, s.issues())
 	}
-	if pause := issued[1].Time.Sub(issued[0].Time); pause < 6*time.Second { // a renewal is due after 7.4 s
-		t.Errorf("the next one was issued after %v of 12 s", pause)
+	if pause := issued[1].Time.Sub(issued[0].Time); pause < 8*time.Second { // a renewal is due after 9.9 s
+		t.Errorf("the next one was issued after %v of 16 s", pause)
 	}
 	if n := s.renewals(); n != 2 {
 		t.Errorf("%d renewals were asked for, not one of each lease", n)
@@ -152,7 +152,7 @@ func renewDenied(t *testing.T, a *Adapter) {
 
 // An answer without a body is no renewal.
 func renewEmpty(t *testing.T, a *Adapter) {
-	s := open(t, a, setup{role: leaseOf(12*time.Second, time.Hour)})
+	s := open(t, a, setup{role: leaseOf(16*time.Second, time.Hour)})
 	s.faults.set(vaultFault{prefix: renew, status: http.StatusNoContent})
 	s.events.WaitN(t, rotation.RenewFailed, 1, 2)
 	s.faults.set()

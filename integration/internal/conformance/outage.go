@@ -77,12 +77,12 @@ func vaultAwayForAWhile(t *testing.T, a *Adapter) {
 	} {
 		t.Run(http.StatusText(fault.status), func(t *testing.T) {
 			t.Parallel()
-			s := open(t, a, setup{role: leaseOf(16*time.Second, time.Hour), rotation: rotation.Config{DrainTimeout: time.Second}})
+			s := open(t, a, setup{role: leaseOf(24*time.Second, time.Hour), rotation: rotation.Config{DrainTimeout: 4 * time.Second}})
 			s.fill(t, 3)
 			l := s.load(t, 3)
 			s.faults.set(fault)
 			before := len(s.vault.Asked(""))
-			failed := s.events.WaitN(t, rotation.RenewFailed, 1, 2) // after 10 to 11 s
+			failed := s.events.WaitN(t, rotation.RenewFailed, 1, 2) // after 15 to 17 s
 			if pause := failed[1].Time.Sub(failed[0].Time); fault.header != nil && pause < asked {
 				t.Errorf("it was asked again after %v", pause)
 			}
