@@ -55,21 +55,31 @@ func (e *env) alternate(ctx context.Context, ps [equals]pool, r *steadyResult) e
 
 // calibrate warms all pools up and returns how many operations make a slice.
 func (e *env) calibrate(ctx context.Context, ps [equals]pool, op operation) (int, error) {
-	n := op.goroutines
-	for {
-		var longest time.Duration
-		for _, p := range ps {
-			s, err := runSlice(ctx, p, op, n)
-			if err != nil {
-				return 0, err
-			}
-			longest = max(longest, s.took)
-		}
-		if longest > e.slice/2 {
-			return max(op.goroutines, int(float64(n)*float64(e.slice)/float64(longest))), nil
-		}
-		n *= 2
+	if _, err := fastest(ctx, ps, op, op.goroutines); err != nil { // it may ping connections, or open them
+		return 0, err
 	}
+	for n := op.goroutines; ; n *= 2 {
+		took, err := fastest(ctx, ps, op, n)
+		if err != nil {
+			return 0, err
+		}
+		if took > e.slice/2 {
+			return max(op.goroutines, int(float64(n)*float64(e.slice)/float64(took))), nil
+		}
+	}
+}
+
+// fastest returns how long n operations take where nothing else comes in between.
+func fastest(ctx context.Context, ps [equals]pool, op operation, n int) (time.Duration, error) {
+	var all []time.Duration
+	for _, p := range ps {
+		s, err := runSlice(ctx, p, op, n)
+		if err != nil {
+			return 0, err
+		}
+		all = append(all, s.took)
+	}
+	return slices.Min(all), nil
 }
 
 // runSlice does an operation n times, by all goroutines together.
