@@ -63,6 +63,9 @@ func ParseConfig(dsn string) (*Config, error) {
 		return nil, parseError(dsn, err)
 	}
 	config := &Config{Config: parsed}
+	if strings.Trim(parsed.Net, netChars) != "" {
+		return nil, errors.New("mysqlvault: DSN: what stands before the address is no network such as tcp or unix; it is not shown, since it may be a user and a password: remove them, Vault issues both")
+	}
 	if err := config.checkLogin(); err != nil {
 		return nil, err
 	}
@@ -84,6 +87,9 @@ func cut(dsn string) (rest string, params map[string]string, err error) {
 	var kept []string
 	for pair := range strings.SplitSeq(query, "&") {
 		key, raw, _ := strings.Cut(pair, "=")
+		if plain, err := url.QueryUnescape(key); err == nil && vaultparams.Ours(plain) && plain != key {
+			return "", nil, fmt.Errorf("parameter %s: write its name without escapes", plain)
+		}
 		if !vaultparams.Ours(key) {
 			kept = append(kept, pair)
 			continue
@@ -123,11 +129,15 @@ func splitParams(dsn string) (head, query string, ok bool) {
 // of what it cannot parse.
 func parseError(dsn string, err error) error {
 	plain, undecodable := url.PathUnescape(dsn)
-	if undecodable != nil || strings.ContainsRune(plain, '@') || strings.Contains(strings.ToLower(plain), "pass") {
+	first := strings.IndexAny(plain, ":(/") // "user:password/app" has neither network nor address
+	if undecodable != nil || first >= 0 && plain[first] == ':' || strings.ContainsRune(plain, '@') || strings.Contains(strings.ToLower(plain), "pass") {
 		return errors.New("mysqlvault: the DSN cannot be parsed; what is wrong with it is not shown, since it seems to hold a user or a password: remove them, Vault issues both")
 	}
 	return fmt.Errorf("mysqlvault: DSN: %w", err)
 }
+
+// netChars is what the name of a network is made of.
+const netChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._"
 
 func (c *Config) checkLogin() error {
 	field := ""
@@ -155,7 +165,10 @@ func (c *Config) Clone() *Config {
 // FormatDSN returns a DSN that [ParseConfig] reads back, without user and password.
 // It leaves out what a DSN cannot say: hooks, a Vault client, Source and Rotator.
 func (c *Config) FormatDSN() string {
-	plain := c.Config.Clone()
+	plain := &mysql.Config{}
+	if c.Config != nil {
+		plain = c.Config.Clone()
+	}
 	plain.User, plain.Passwd = "", ""
 	dsn := plain.FormatDSN()
 	separator := "?"

@@ -78,6 +78,12 @@ func TestParseConfig_Wrong(t *testing.T) {
 		"alice:hunter2@tcp(db:3306/app?vault_path=a/creds/b":     {"remove them"},
 		"alice:hunter2@tcp(db)/app?parseTime=hunter2":            {"remove them"},
 		"tcp(db)/app?tls=hunter2pass&vault_path=a/creds/b":       {"remove them"},
+		"alice:hunter2/app?vault_path=a/creds/b":                 {"remove them"},
+		"alice:hunter2(db:3306)/app?vault_path=a/creds/b":        {"remove them"},
+		"alice:hunter2tcp(db:3306)/app?vault_path=a/creds/b":     {"remove them"},
+		"alice:hunter2%40tcp(db:3306)/app?vault_path=a/creds/b":  {"remove them"},
+		"alice hunter2 tcp(db:3306)/app?vault_path=a/creds/b":    {"remove them"},
+		"tcp(db)/app?vault%5Fpath=a/creds/b":                     {"vault_path", "without escapes"},
 		"tcp(alice:hunter2@db)/app?vault_path=%zz&parseTime=yes": {"vault_path"},
 	} {
 		c, err := mysqlvault.ParseConfig(dsn)

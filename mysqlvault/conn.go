@@ -35,6 +35,8 @@ var (
 func (c *conn) ready(ctx context.Context) (*session, error) {
 	if c.idle.Load() {
 		c.checkOut(ctx)
+	} else if c.err != nil { // of another call, with a context of its own
+		c.renew(ctx)
 	}
 	return c.s, c.err
 }
@@ -53,19 +55,39 @@ func (c *conn) checkOut(ctx context.Context) {
 // renew exchanges a session of an old generation for one that was logged in for the
 // purpose. A dead one it replaces in any case: it is never used.
 func (c *conn) renew(ctx context.Context) {
-	if next := c.t.takeSpare(c.s.g); next != nil {
+	r := c.t.replacerOf(c.s.g)
+	if r != nil {
+		if next := r.take(); next != nil {
+			c.exchange(next)
+			return
+		}
+	}
+	dead := c.s.g.Dead() || c.s.retired.Load()
+	if !dead && r != nil && r.mustSwitch() {
+		next, err := r.logInInstead(ctx)
+		if next != nil {
+			c.exchange(next)
+			return
+		}
+		if dead = serverFull(err); dead { // ours is the place that we need
+			c.s.retired.Store(true)
+			_ = c.s.close()
+		}
+	}
+	if dead {
+		c.revive(ctx)
+	}
+}
+
+// revive logs in anew for a session that is dead. It had a place at the server, which
+// may be free in a moment.
+func (c *conn) revive(ctx context.Context) {
+	patient, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	next, err := whileFull(patient, func() (*session, error) { return c.t.logIn(ctx) })
+	if c.err = err; err == nil {
 		c.exchange(next)
-		return
 	}
-	if !c.s.g.Dead() && !c.s.retired.Load() {
-		return
-	}
-	next, err := c.t.logIn(ctx)
-	if err != nil {
-		c.err = err
-		return
-	}
-	c.exchange(next)
 }
 
 // exchange puts next in the place of the session; who calls it uses the connection,
@@ -103,6 +125,7 @@ func (c *conn) vacate(isOld func(*session) bool) *session {
 		return nil
 	}
 	c.s.retired.Store(true)
+	c.s.tracked.SetUnused(true)
 	return c.s
 }
 
@@ -116,16 +139,15 @@ func (c *conn) ResetSession(ctx context.Context) error {
 	return s.ResetSession(ctx)
 }
 
-// IsValid is called when the connection is given back.
+// IsValid is database/sql's to call, when the connection is given back: from here on
+// the session may be exchanged.
 func (c *conn) IsValid() bool {
-	s := c.s
-	if c.err != nil || !s.IsValid() {
+	c.mu.Lock() // it may never have been used, and be idle already
+	defer c.mu.Unlock()
+	if c.err != nil || !c.s.retired.Load() && !c.s.IsValid() {
 		return false
 	}
 	c.idle.Store(true)
-	if !s.g.Serving() {
-		c.t.returned()
-	}
 	return true
 }
 
@@ -135,6 +157,7 @@ func (c *conn) Close() error {
 	c.closed = true
 	s := c.s
 	c.mu.Unlock()
+	s.tracked.SetUnused(true)
 	c.t.remove(c)
 	return s.close()
 }

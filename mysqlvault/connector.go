@@ -150,8 +150,9 @@ func (c *Connector) Close() error {
 	return c.Shutdown(ctx)
 }
 
-// Shutdown waits for the connections in use for half the time that ctx leaves, ends
-// those that are left, and revokes the lease. It returns what it could not do, and how
+// Shutdown closes what is idle, waits for the connections in use for half the time that
+// ctx leaves, ends those that are left, and revokes the lease. From then on nothing is
+// opened: it may be called before or instead of sql.DB.Close. It returns what it could not do, and how
 // many connections it had to end. Without a deadline in ctx it takes
 // vault_close_timeout (10 s). On a shared Rotator it leaves the lease to whoever closes
 // that. Idempotent: later calls return the first one's result.
@@ -163,6 +164,7 @@ func (c *Connector) Shutdown(ctx context.Context) error {
 			defer cancel()
 		}
 		c.once.Do(func() { c.err = rotation.ErrClosed }) // never started: nothing to close
+		c.target.closing.Store(true)
 		c.wait(ctx)
 		c.closed = c.release(ctx)
 	})
@@ -174,10 +176,14 @@ func (c *Connector) wait(ctx context.Context) {
 	deadline, _ := ctx.Deadline()
 	patience := time.NewTimer(time.Until(deadline) / 2)
 	defer patience.Stop()
-	select {
-	case <-c.target.empty():
-	case <-patience.C:
-	case <-ctx.Done():
+	for c.target.closeIdle() > 0 {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-patience.C:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -42,7 +42,7 @@ func RegisterDriver(name string, config *Config) error {
 // Open is what database/sql calls of drivers that have no OpenConnector. A connection
 // alone would have nobody to renew its lease.
 func (d *Driver) Open(string) (driver.Conn, error) {
-	return nil, errors.New("mysqlvault: Driver.Open: use sql.Open, or OpenConnector: a connection alone has nobody to close its lease with it")
+	return nil, errors.New("mysqlvault: Driver.Open: use sql.Open, or OpenConnector: a connection alone has nobody to renew its lease, and to revoke it")
 }
 
 // OpenConnector is what sql.Open calls. It sends nothing: the connector asks Vault when

@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/vaultpool/vaultpool/rotation"
@@ -20,8 +17,11 @@ import (
 // the session when its user is dropped. So sessions are ended by KILL, which their own
 // user may.
 
-// erNoSuchThread is what KILL says of a session that is gone.
-const erNoSuchThread = 1094
+// What KILL says of a session that is gone, and of one that is somebody else's by now.
+const (
+	erNoSuchThread = 1094
+	erKillDenied   = 1095
+)
 
 // End ends sessions at the server. Their sockets are closed.
 func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotation.Conn) error {
@@ -40,20 +40,25 @@ func (t *target) Sweep(ctx context.Context, g *rotation.Generation) error {
 	return t.kill(ctx, g, t.abandoned.of(g))
 }
 
+// server is a server that has sessions to be ended.
+type server struct {
+	addr net.Addr
+	ids  map[uint64]bool
+}
+
 func (t *target) kill(ctx context.Context, g *rotation.Generation, sockets []*socket) error {
-	servers := make(map[string]map[uint64]bool)
-	addrs := make(map[string]net.Addr)
+	servers := make(map[string]server)
 	for _, s := range sockets {
 		addr := s.RemoteAddr()
 		key := addr.Network() + " " + addr.String()
-		if servers[key] == nil {
-			servers[key], addrs[key] = make(map[uint64]bool), addr
+		if _, ok := servers[key]; !ok {
+			servers[key] = server{addr, make(map[uint64]bool)}
 		}
-		servers[key][uint64(s.id)] = true
+		servers[key].ids[uint64(s.id)] = true
 	}
 	errs := make(chan error, len(servers))
-	for key, ids := range servers { // at once: one that does not answer costs the others nothing
-		go func() { errs <- t.killAt(ctx, g, addrs[key], ids) }()
+	for _, s := range servers { // at once: one that does not answer costs the others nothing
+		go func() { errs <- t.killAt(ctx, g, s) }()
 	}
 	var all []error
 	for range servers {
@@ -66,22 +71,90 @@ func (t *target) kill(ctx context.Context, g *rotation.Generation, sockets []*so
 	return nil
 }
 
-// killAt ends sessions at one server, logged in as the user that they are of.
-func (t *target) killAt(ctx context.Context, g *rotation.Generation, addr net.Addr, ids map[uint64]bool) error {
-	s, err := t.connectOnce(ctx, g, (*rotation.Conn).BindToEnd, addr)
-	if err == nil {
-		err = s.killAndWait(ctx, ids)
-		_ = s.close()
-	}
+// killAt ends sessions at one server, logged in as the user that they are of, and
+// waits until they are gone.
+func (t *target) killAt(ctx context.Context, g *rotation.Generation, at server) (err error) {
+	defer recovered("a hook", &err)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("could not see %d sessions of %s end at %s; their statements may run on: %w",
+				len(at.ids), g.Credential().Username(), at.addr, err)
+		}
+	}()
+	watch, err := whileFull(ctx, func() (*session, error) { // the sockets just closed are about to make room
+		return t.connectOnce(ctx, g, (*rotation.Conn).BindToEnd, at.addr)
+	})
 	if err != nil {
-		return fmt.Errorf("could not see %d sessions of %s end at %s; their statements may run on: %w",
-			len(ids), g.Credential().Username(), addr, err)
+		return err
+	}
+	defer func() { _ = watch.close() }()
+	alive, err := watch.alive(ctx, at.ids)
+	if err != nil {
+		return err
+	}
+	if err := t.killAll(ctx, g, at.addr, watch, alive); err != nil {
+		return err
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		if alive, err = watch.alive(ctx, at.ids); err != nil || len(alive) == 0 {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("%d still there: %w", len(alive), ctx.Err())
+		}
+	}
+}
+
+// killers is how many logins share the work, if they are to be had: MariaDB sometimes
+// takes two seconds for the KILL of a session that sleeps.
+const killers = 8
+
+func (t *target) killAll(ctx context.Context, g *rotation.Generation, at net.Addr, watch *session, ids []uint64) error {
+	queue := make(chan uint64, len(ids))
+	for _, id := range ids {
+		queue <- id
+	}
+	close(queue)
+	for range min(killers, len(ids)) - 1 {
+		go t.help(ctx, g, at, queue)
+	}
+	return watch.killEach(ctx, queue)
+}
+
+// help takes its share. What it cannot do shows in what stays alive.
+func (t *target) help(ctx context.Context, g *rotation.Generation, at net.Addr, queue <-chan uint64) {
+	var err error
+	defer recovered("a hook", &err)
+	s, err := t.connectOnce(ctx, g, (*rotation.Conn).BindToEnd, at)
+	if err != nil {
+		return
+	}
+	defer func() { _ = s.close() }()
+	_ = s.killEach(ctx, queue)
+}
+
+func (s *session) killEach(ctx context.Context, queue <-chan uint64) error {
+	for id := range queue {
+		_, err := s.ExecContext(ctx, "KILL "+strconv.FormatUint(id, 10), nil)
+		if code := codeOf(err); err != nil && code != erNoSuchThread && code != erKillDenied {
+			return err
+		}
 	}
 	return nil
 }
 
+// recovered makes an error of a panic in the user's dialer or hook, which would end the
+// process on a goroutine of ours.
+func recovered(what string, err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("mysqlvault: %s panicked: %v", what, v)
+	}
+}
+
 // connectOnce logs in with g outside the pool; at, if not nil, is the server to dial.
-func (t *target) connectOnce(ctx context.Context, g *rotation.Generation, bind func(*rotation.Conn, *rotation.Generation) error, at net.Addr) (*session, error) {
+func (t *target) connectOnce(ctx context.Context, g *rotation.Generation, bind binder, at net.Addr) (*session, error) {
 	l, err := t.newLogin(g, bind, at)
 	if err != nil {
 		return nil, err
@@ -89,47 +162,33 @@ func (t *target) connectOnce(ctx context.Context, g *rotation.Generation, bind f
 	return l.connect(ctx, true)
 }
 
-func (s *session) killAndWait(ctx context.Context, ids map[uint64]bool) error {
-	for _, id := range slices.Sorted(maps.Keys(ids)) {
-		if _, err := s.ExecContext(ctx, "KILL "+strconv.FormatUint(id, 10), nil); err != nil && codeOf(err) != erNoSuchThread {
-			return err
-		}
-	}
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		left, err := s.countAlive(ctx, ids)
-		if err != nil || left == 0 {
-			return err
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return fmt.Errorf("%d still there: %w", left, ctx.Err())
-		}
-	}
-}
-
-// countAlive counts those that the server lists: a session that was killed is there
-// until it has rolled back.
-func (s *session) countAlive(ctx context.Context, ids map[uint64]bool) (n int, err error) {
+// alive returns those of ids that the server lists as sessions of this one's user, but
+// for this one: after a restart an id may be somebody else's. A session that was killed
+// is there until it has rolled back.
+func (s *session) alive(ctx context.Context, ids map[uint64]bool) (alive []uint64, err error) {
 	rows, err := s.QueryContext(ctx, "SHOW PROCESSLIST", nil)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	row := make([]driver.Value, len(rows.Columns()))
+	if len(row) < 2 {
+		return nil, fmt.Errorf("SHOW PROCESSLIST: %d columns, not an id and a user", len(row))
+	}
 	for {
 		switch err := rows.Next(row); {
 		case errors.Is(err, io.EOF):
-			return n, nil
+			return alive, nil
 		case err != nil:
-			return 0, err
+			return nil, err
 		}
 		id, err := toID(row[0])
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if ids[id] {
-			n++
+		user, _ := row[1].([]byte)
+		if ids[id] && id != uint64(s.socket.id) && string(user) == s.g.Credential().Username() {
+			alive = append(alive, id)
 		}
 	}
 }
@@ -145,47 +204,4 @@ func toID(v driver.Value) (uint64, error) {
 	default:
 		return 0, fmt.Errorf("SHOW PROCESSLIST: the first column is a %T", v)
 	}
-}
-
-// abandoned remembers the sessions whose sockets were closed while the server may
-// have been at work for them, the last of each generation: what is older is over.
-type abandoned struct {
-	mu sync.Mutex // guards what follows
-	by map[*rotation.Generation][]*socket
-}
-
-const (
-	abandonedSessions    = 4096
-	abandonedGenerations = 8
-)
-
-func (a *abandoned) add(g *rotation.Generation, s *socket) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.by == nil {
-		a.by = make(map[*rotation.Generation][]*socket)
-	}
-	if len(a.by) >= abandonedGenerations && a.by[g] == nil {
-		oldest := slices.MinFunc(slices.Collect(maps.Keys(a.by)), func(x, y *rotation.Generation) int {
-			return int(x.ID()) - int(y.ID()) //nolint:gosec // far from 2^63
-		})
-		delete(a.by, oldest)
-	}
-	list := append(a.by[g], s)
-	if len(list) > abandonedSessions {
-		list = slices.Clone(list[abandonedSessions/2:])
-	}
-	a.by[g] = list
-}
-
-func (a *abandoned) of(g *rotation.Generation) []*socket {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.by[g])
-}
-
-func (a *abandoned) forget(g *rotation.Generation) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.by, g)
 }

@@ -104,6 +104,9 @@ func (t *target) tryLogIn(ctx context.Context, unused bool) (*session, error) {
 }
 
 func (t *target) currentLogin() (*login, error) {
+	if t.closing.Load() {
+		return nil, fmt.Errorf("mysqlvault: %s: %w", t.Name(), rotation.ErrClosed)
+	}
 	g, err := t.att.Current()
 	if err != nil {
 		return nil, err
@@ -120,17 +123,11 @@ func (t *target) currentLogin() (*login, error) {
 
 // newLogin makes a connector for g. bind counts a connection; at, if not nil, is the
 // server to dial instead of the configured address.
-func (t *target) newLogin(g *rotation.Generation, bind func(*rotation.Conn, *rotation.Generation) error, at net.Addr) (*login, error) {
+func (t *target) newLogin(g *rotation.Generation, bind binder, at net.Addr) (*login, error) {
 	c := t.user.Clone()
 	c.User, c.Passwd = g.Credential().Username(), g.Credential().Password()
-	dial := c.DialFunc
-	if dial == nil {
-		dial = dialNet
-	}
+	dial := dialTo(c.DialFunc, at)
 	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if at != nil && at.Network() != "unix" { // whose address at our end says nothing
-			network, addr = at.Network(), at.String()
-		}
 		raw, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
@@ -152,6 +149,31 @@ func (t *target) newLogin(g *rotation.Generation, bind func(*rotation.Conn, *rot
 		return nil, fmt.Errorf("mysqlvault: mysql.Config: %w", err)
 	}
 	return &login{g, connector}, nil
+}
+
+// binder counts a connection in a generation.
+type binder func(*rotation.Conn, *rotation.Generation) error
+
+// dialer is what mysql.Config.DialFunc is.
+type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// dialTo returns user, or the driver's own dialer, that dials a certain server if at is
+// not nil. One of the user's may know names only, and gets the configured one then.
+func dialTo(user dialer, at net.Addr) dialer {
+	dial := user
+	if dial == nil {
+		dial = dialNet
+	}
+	if at == nil || at.Network() == "unix" { // whose address at our end says nothing
+		return dial
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, at.Network(), at.String())
+		if err != nil && user != nil {
+			return dial(ctx, network, addr)
+		}
+		return conn, err
+	}
 }
 
 // dialNet is the driver's own dialer.
@@ -192,7 +214,9 @@ func (s *session) close() error {
 	if s.IsValid() {
 		s.socket.parted.Store(true)
 	}
-	return s.Close()
+	err := s.Close()
+	_ = s.tracked.Close() // once only; the driver's watcher may be at it still
+	return err
 }
 
 // retire closes a session that has been replaced, in the background: saying goodbye
@@ -215,3 +239,19 @@ func (s *session) explain(err error) error {
 
 // loginTimeout bounds logins that nobody waits for.
 const loginTimeout = 10 * time.Second
+
+// whileFull repeats a login for as long as the server is full, until ctx is done: it is
+// for those who have just closed a session, which takes the server a moment.
+func whileFull(ctx context.Context, logIn func() (*session, error)) (*session, error) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		s, err := logIn()
+		if err == nil || !serverFull(err) {
+			return s, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}

@@ -19,34 +19,28 @@ const (
 	erPasswordExpired    = 1862 // the password has expired
 	erAccountLocked      = 3118 // ACCOUNT LOCK, MySQL
 	erAccountLockedMaria = 4151 // ACCOUNT LOCK, MariaDB
+	erAccountBlocked     = 3955 // FAILED_LOGIN_ATTEMPTS, MySQL
+	erHostNotPrivileged  = 1130 // no account left that matches this host
 )
 
-// What a server says that takes no more connections: nothing about the credential.
-const (
-	erTooManyConnections     = 1040
-	erTooManyUserConnections = 1203
-	erUserLimitReached       = 1226
-)
+// erTooManyConnections is what a server says that takes no more: nothing about the
+// credential. The limits of a single user, 1203 and 1226, are not that: closing sessions
+// of the old user makes no room for the new one.
+const erTooManyConnections = 1040
 
 // refusedLogin reports whether err, from a connect, is the server's refusal of this
 // user or password.
 func refusedLogin(err error) bool {
 	switch codeOf(err) {
 	case erDBAccessDenied, erAccessDenied, erAccessNoPassword, erMustChangePassword,
-		erPasswordExpired, erAccountLocked, erAccountLockedMaria:
+		erPasswordExpired, erAccountLocked, erAccountLockedMaria, erAccountBlocked, erHostNotPrivileged:
 		return true
 	}
 	return false
 }
 
 // serverFull reports whether closing a connection would make room for another one.
-func serverFull(err error) bool {
-	switch codeOf(err) {
-	case erTooManyConnections, erTooManyUserConnections, erUserLimitReached:
-		return true
-	}
-	return false
-}
+func serverFull(err error) bool { return codeOf(err) == erTooManyConnections }
 
 func codeOf(err error) uint16 {
 	var e *mysql.MySQLError

@@ -13,20 +13,26 @@ import (
 // replacer replaces the sessions of one generation. It logs in one after the other
 // and puts each in the place of an old one: of one that is idle, or else of the first
 // that comes out of the pool. So nobody waits for a login, not even where no
-// connection is ever idle.
+// connection is ever idle, unless uses are long: see mustSwitch.
 type replacer struct {
 	t     *target
 	old   *rotation.Generation
 	spare atomic.Pointer[session] // logged in, for whoever comes next
-	came  atomic.Bool             // an old one was given back since the last look
+	want  chan struct{}           // somebody came, and there was none
+
+	soon, late time.Time   // a quarter of the drain window is over, and half of it
+	saturated  atomic.Bool // no old connection was idle at the last look
+	doubt      atomic.Bool // the last login failed, whoever's it was
 }
 
 // Replace is called when a generation has been replaced.
 func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
-	r := &replacer{t: t, old: old}
+	now := time.Now()
+	quarter := by.Sub(now) / 4
+	p := pace.New(now, now.Add(3*quarter), t.att.Connections(old)) // done before it is late
+	r := &replacer{t: t, old: old, want: make(chan struct{}, 1), soon: now.Add(quarter), late: now.Add(2 * quarter)}
 	t.begin(r)
 	defer t.end(r)
-	p := pace.New(time.Now(), by, t.att.Connections(old))
 	for ctx.Err() == nil {
 		left := t.att.Connections(old)
 		if left == 0 {
@@ -36,10 +42,21 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		if r.round(ctx) && old.Dead() {
 			continue // there is nothing to spare
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+		r.pause(ctx, p.Least(), wait)
+	}
+}
+
+// pause waits, less if somebody wants a session, but for the least time in any case.
+func (r *replacer) pause(ctx context.Context, least, wait time.Duration) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(min(least, wait)):
+	}
+	select {
+	case <-ctx.Done():
+	case <-r.want:
+	case <-time.After(max(0, wait-least)):
 	}
 }
 
@@ -67,33 +84,53 @@ func (t *target) atWork() []*replacer {
 	return nil
 }
 
-// returned tells that a connection of an old generation was given back.
-func (t *target) returned() {
-	for _, r := range t.atWork() {
-		r.came.Store(true)
-	}
-}
-
-// takeSpare returns the session that is ready to replace one of generation g; nil if
-// there is none.
-func (t *target) takeSpare(g *rotation.Generation) *session {
+func (t *target) replacerOf(g *rotation.Generation) *replacer {
 	for _, r := range t.atWork() {
 		if r.old == g {
-			return r.spare.Swap(nil)
+			return r
 		}
 	}
 	return nil
 }
 
-// round replaces one session, or has one ready to, and reports whether it did. While
-// all old ones are in use, and stay so, it does nothing.
-func (r *replacer) round(ctx context.Context) bool {
-	next := r.spare.Swap(nil)
-	if next == nil {
-		idle := r.findIdle()
-		if idle == nil && !r.came.Swap(false) {
-			return false
+// takeSpare returns the session that is ready; nil if there is none, or only one that
+// has itself been replaced meanwhile.
+func (r *replacer) takeSpare() *session {
+	s := r.spare.Swap(nil)
+	if s != nil && !s.g.Serving() {
+		s.retire()
+		return nil
+	}
+	return s
+}
+
+// take is takeSpare with a word to the replacer if there is none.
+func (r *replacer) take() *session {
+	s := r.takeSpare()
+	if s == nil {
+		select {
+		case r.want <- struct{}{}:
+		default:
 		}
+	}
+	return s
+}
+
+// mustSwitch reports whether a caller who is about to use an old connection once more,
+// there being no spare, logs in for itself. In the second half of the drain window
+// everybody does, and where no connection is ever idle from the end of its first
+// quarter on: so no use is cut that is shorter than half of it, or there three quarters.
+func (r *replacer) mustSwitch() bool {
+	now := time.Now()
+	return !r.doubt.Load() && (now.After(r.late) || r.saturated.Load() && now.After(r.soon))
+}
+
+// round replaces one session, or has one ready, and reports whether it did the former.
+func (r *replacer) round(ctx context.Context) bool {
+	idle := r.findIdle()
+	r.saturated.Store(idle == nil)
+	next := r.takeSpare()
+	if next == nil {
 		if next = r.logIn(ctx, idle); next == nil {
 			return false
 		}
@@ -126,8 +163,21 @@ func (r *replacer) logIn(ctx context.Context, idle *conn) *session {
 	if err != nil && idle != nil && serverFull(err) {
 		if old := idle.vacate(r.isOld); old != nil {
 			_ = old.close()
-			s, _ = r.t.tryLogIn(ctx, true)
+			s, err = whileFull(ctx, func() (*session, error) { return r.t.tryLogIn(ctx, true) })
 		}
 	}
+	r.doubt.Store(err != nil && !serverFull(err))
 	return s
+}
+
+// switchTimeout is how long a caller tries to log in who has a session that will do.
+const switchTimeout = 2 * time.Second
+
+// logInInstead logs in for a caller who has an old session, and keeps that if it fails.
+func (r *replacer) logInInstead(ctx context.Context) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, switchTimeout)
+	defer cancel()
+	s, err := r.t.tryLogIn(ctx, false)
+	r.doubt.Store(err != nil && !serverFull(err))
+	return s, err
 }

@@ -21,11 +21,11 @@ type target struct {
 	login     atomic.Pointer[login] // of the generation that was current when it was last asked for
 	abandoned abandoned
 
+	closing   atomic.Bool                 // no more logins
 	replacers atomic.Pointer[[]*replacer] // one for each generation that is being replaced
 
-	mu      sync.Mutex // guards what follows, and is held to change replacers
-	conns   map[*conn]struct{}
-	emptied chan struct{} // closed when there are none; nil if nobody waits for it
+	mu    sync.Mutex // guards what follows, and is held to change replacers
+	conns map[*conn]struct{}
 }
 
 func newTarget(user *mysql.Config) *target {
@@ -38,8 +38,11 @@ func (t *target) Attached(a *rotation.Attachment) { t.att = a }
 // Name is address/database.
 func (t *target) Name() string {
 	addr := t.user.Addr
-	if addr == "" {
-		addr = "127.0.0.1:3306" // the driver's default
+	switch { // the driver's defaults
+	case addr == "" && t.user.Net == "unix":
+		addr = "/tmp/mysql.sock"
+	case addr == "":
+		addr = "127.0.0.1:3306"
 	}
 	return fmt.Sprintf("%s/%s", addr, t.user.DBName)
 }
@@ -58,25 +61,19 @@ func (t *target) remove(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.conns, c)
-	if len(t.conns) == 0 && t.emptied != nil {
-		close(t.emptied)
-		t.emptied = nil
-	}
 }
 
-// empty returns a channel that is closed when there are no connections.
-func (t *target) empty() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.conns) == 0 {
-		none := make(chan struct{})
-		close(none)
-		return none
+// closeIdle closes the sessions of idle connections, and returns how many are in use.
+func (t *target) closeIdle() (inUse int) {
+	for _, c := range t.open() {
+		if s := c.vacate(func(*session) bool { return true }); s != nil {
+			_ = s.close()
+		}
+		if !c.idle.Load() {
+			inUse++
+		}
 	}
-	if t.emptied == nil {
-		t.emptied = make(chan struct{})
-	}
-	return t.emptied
+	return inUse
 }
 
 // open returns the connections there are.

@@ -41,7 +41,7 @@ type Sweeper interface {
 	// Sweep ends those sessions of g at the server that have no socket any more,
 	// and returns nil when they are known to be gone. It is called when the last
 	// connection of g is gone, before its lease is revoked, and when the attachment
-	// is closed. It may log in with g, by [Conn.BindToEnd]; where there is nothing
+	// is closed; not where there is no lease to revoke, and the user may be shared. It may log in with g, by [Conn.BindToEnd]; where there is nothing
 	// to end it should not.
 	Sweep(ctx context.Context, g *Generation) error
 }
@@ -251,8 +251,12 @@ func (a *Attachment) Close(ctx context.Context) error {
 func (a *Attachment) close(ctx context.Context) error {
 	a.cancel()
 	var gens []*Generation
+	revocable := make(map[*Generation]bool)
 	a.r.do(func() {
 		gens = a.r.loop.liveGenerations()
+		for _, g := range gens {
+			revocable[g] = g.lease.Revocable
+		}
 		a.r.loop.detach(a)
 	})
 	cause := fmt.Errorf("%w: its pool %s was closed", ErrEnded, a.name)
@@ -262,6 +266,9 @@ func (a *Attachment) close(ctx context.Context) error {
 		n, err := a.end(ctx, g, cause)
 		if total += n; err != nil {
 			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.name, err))
+		}
+		if !revocable[g] { // others may log in as the same user
+			continue
 		}
 		if err := a.sweep(ctx, g); err != nil {
 			errs = append(errs, fmt.Errorf("ending sessions of generation %d at %s that have no socket any more: %w", g.id, a.name, err))

@@ -194,13 +194,13 @@ func TestStart(t *testing.T) {
 func TestStartRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newRig(t, hourLease)
-		g.source.onIssue = func(int) error { time.Sleep(time.Second); return nil }
-		r, err := Start(g.source, Config{})
+		r, err := newRotator(g.source, Config{}) // as Start does
 		if err != nil {
 			t.Fatal(err)
 		}
 		g.r, g.w.max = r, 5
 		t.Cleanup(g.check)
+		r.run()
 		p := g.pool("db")
 		p.set(func(p *fakePool) {
 			p.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
