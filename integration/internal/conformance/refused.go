@@ -205,15 +205,18 @@ func revokePrefixUnderLoad(t *testing.T, a *Adapter) {
 			})
 		}
 	}
-	t.Cleanup(callers.Wait)
+	end := sync.OnceFunc(func() {
+		close(stop)
+		callers.Wait()
+	})
+	t.Cleanup(end)
 	begin(2)
 	kit.Check(t, a.Server.client.Sys().RevokePrefixWithContext(t.Context(), s.role.CredsPath))
 	begin(workers - 2) // who need more connections than there are
 	s.events.Wait(t, rotation.Revoked, 1)
 	from, before := done.Load(), denied.Load()
 	kit.Eventually(t, "the load goes on", func(context.Context) bool { return done.Load() > from+100 })
-	close(stop)
-	callers.Wait()
+	end()
 	if n := denied.Load() - before; n > 0 {
 		t.Errorf("%d statements were denied after the old credential was gone", n)
 	}
