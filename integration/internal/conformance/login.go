@@ -98,9 +98,9 @@ func backgroundLoginSpansRotation(t *testing.T, a *Adapter) {
 
 // Under load, whatever is replaced has a successor already: a login is possible at any time, and no call fails.
 func publishedBeforeRetired(t *testing.T, a *Adapter) {
-	s := open(t, a, setup{rotation: rotation.Config{DrainTimeout: 2 * time.Second}})
+	s := open(t, a, setup{rotation: rotation.Config{DrainTimeout: 8 * time.Second}})
 	l := s.load(t, 4)
-	for id := uint64(1); id <= 4; id++ {
+	for id := uint64(1); id <= 3; id++ {
 		l.progress(t)
 		s.rotate(t)
 		s.events.Wait(t, rotation.Revoked, id)
