@@ -144,8 +144,8 @@ func (c *conn) ResetSession(ctx context.Context) error {
 func (c *conn) IsValid() bool {
 	c.mu.Lock() // it may never have been used, and be idle already
 	defer c.mu.Unlock()
-	if c.err != nil || !c.s.retired.Load() && !c.s.IsValid() {
-		return false
+	if c.err != nil || !c.s.retired.Load() && (c.s.tracked.Ended() != nil || !c.s.IsValid()) {
+		return false // the driver does not notice by itself that it was ended
 	}
 	c.idle.Store(true)
 	return true
@@ -159,7 +159,10 @@ func (c *conn) Close() error {
 	c.mu.Unlock()
 	s.tracked.SetUnused(true)
 	c.t.remove(c)
-	return s.close()
+	if err := s.close(); s.tracked.Ended() == nil {
+		return err
+	}
+	return nil // it was ended, and that was told: there was nobody to say goodbye to
 }
 
 // Ping is the driver's.

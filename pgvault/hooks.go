@@ -44,8 +44,10 @@ func (t *target) chain(c *pgxpool.Config) {
 	c.ConnConfig.Tracer = t.tracer(c.ConnConfig.Tracer)
 	if c.PrepareConn != nil || c.BeforeAcquire != nil {
 		c.PrepareConn = t.prepareConnAndUser
-	} else {
-		c.PrepareConn = t.prepareConn
+	} else { // not the method: that would be a call more
+		c.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+			return t.allServe() || t.mayServe(ctx, conn), nil
+		}
 	}
 	if c.ShouldPing != nil {
 		c.ShouldPing = t.shouldPingOrUser
@@ -232,17 +234,19 @@ func trackedConn(c *pgx.Conn) *rotation.Conn {
 	return tracked
 }
 
-// prepareConn keeps connections of a dead generation from callers. It is on
-// everybody's path: two atomic loads, unless an old generation has connections.
-func (t *target) prepareConn(ctx context.Context, conn *pgx.Conn) (bool, error) {
+// allServe reports that no connection is of a generation that callers are to be kept
+// from. It is on everybody's path: two atomic loads. Otherwise mayServe looks at one.
+func (t *target) allServe() bool {
 	g := t.only.Load()
-	return g != nil && g.Serving() || t.mayServe(ctx, conn), nil
+	return g != nil && g.Serving()
 }
 
 func (t *target) prepareConnAndUser(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	ok, err := t.prepareConn(ctx, conn)
-	if !ok || isSweep(ctx) {
-		return ok, err
+	if !t.allServe() && !t.mayServe(ctx, conn) {
+		return false, nil
+	}
+	if isSweep(ctx) {
+		return true, nil
 	}
 	return t.userPrepareConn(ctx, conn)
 }

@@ -21,6 +21,7 @@ import (
 
 // setup says what a test's service is like. The zero value is useful.
 type setup struct {
+	bed       *testbed.Bed // nil: shared
 	role      testbed.RoleOptions
 	params    string                   // more parameters of the DSN, "parseTime=true"
 	configure func(*mysqlvault.Config) // changes the config at last
@@ -30,6 +31,7 @@ type setup struct {
 // service is a role, a token that may use it and no more, and the DB of a program that has both.
 type service struct {
 	*sql.DB
+	bed       *testbed.Bed
 	connector *mysqlvault.Connector
 	role      *testbed.Role
 	vault     *kit.VaultProxy // between the DB and Vault
@@ -42,18 +44,21 @@ type service struct {
 // prepare does all but open the DB.
 func prepare(t *testing.T, set setup) *service {
 	t.Helper()
-	s := &service{events: kit.NewRecorder(), logs: &kit.Logs{}}
+	s := &service{bed: set.bed, events: kit.NewRecorder(), logs: &kit.Logs{}}
+	if s.bed == nil {
+		s.bed = shared
+	}
 	ctx := t.Context()
 	var err error
-	s.role, err = shared.MariaDBRole(ctx, set.role)
+	s.role, err = s.bed.MariaDBRole(ctx, set.role)
 	kit.Check(t, err)
-	token, err := shared.Vault.Token(ctx, s.role.Policy, time.Hour)
+	token, err := s.bed.Vault.Token(ctx, s.role.Policy, time.Hour)
 	kit.Check(t, err)
-	s.vault = kit.NewVaultProxy(t, shared.Vault.Addr)
+	s.vault = kit.NewVaultProxy(t, s.bed.Vault.Addr)
 	s.vault.AddSecret(token)
 	file := filepath.Join(t.TempDir(), "token")
 	kit.Check(t, os.WriteFile(file, []byte(token), 0o600))
-	s.dsn = shared.MariaDB.DSN("app")
+	s.dsn = s.bed.MariaDB.DSN("app")
 	separator := "?"
 	if strings.Contains(s.dsn, "?") {
 		separator = "&"
@@ -119,7 +124,7 @@ type process struct {
 // sessions lists the sessions of all users of the role.
 func (s *service) sessions(ctx context.Context, t *testing.T) (all []process) {
 	t.Helper()
-	rows, err := shared.MariaDB.Root.QueryContext(ctx, `SELECT id, user, command, coalesce(info, '')
+	rows, err := s.bed.MariaDB.Root.QueryContext(ctx, `SELECT id, user, command, coalesce(info, '')
 		FROM information_schema.processlist WHERE user LIKE ?`, "v-%-"+s.role.Name+"-%")
 	kit.Check(t, err)
 	defer func() { _ = rows.Close() }()

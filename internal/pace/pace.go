@@ -27,6 +27,9 @@ func New(start, by time.Time, n int) *Pace {
 // End is when the first half is over.
 func (p *Pace) End() time.Time { return p.end }
 
+// Least is the shortest time between two replacements: twice the even rate.
+func (p *Pace) Least() time.Duration { return p.least }
+
 // Next is the time to the next replacement, where left are to be replaced. While
 // they do not get fewer, neither replaced nor given up by a caller, it gets longer,
 // since each look disturbs the pool.
