@@ -140,7 +140,7 @@ func parseError(dsn string, err error) error {
 const netChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._"
 
 func (c *Config) checkLogin() error {
-	field := ""
+	var field string
 	switch {
 	case c.Passwd != "":
 		field = "password (Passwd)"

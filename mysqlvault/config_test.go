@@ -245,7 +245,7 @@ func TestRotatorOf_OtherDB(t *testing.T) {
 // The database cannot be reached: that is no failure of Open, as it is none of sql.Open. Nothing
 // listens at the address, for it was given back.
 func TestNewConnector_NoDatabase(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

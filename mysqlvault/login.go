@@ -60,65 +60,56 @@ type attemptKey struct{}
 
 // logIn connects with the current credential. If that is refused, or there is none,
 // it waits for the rotation that follows, within ctx, and tries again.
-func (t *target) logIn(ctx context.Context) (*session, error) {
-	const retries = 3 // rotations to sit out
-	for rotations, broken := 0, 0; ; {
-		s, err := t.tryLogIn(ctx, false)
-		switch {
-		case err == nil:
-			return s, nil
-		case errors.Is(err, driver.ErrBadConn):
-			// database/sql would take it for a connection of the pool's and try again
+func (t *target) logIn(ctx context.Context) (s *session, err error) {
+	broken := 0
+	err = t.att.LogIn(ctx, func(g *rotation.Generation) error {
+		for {
+			if s, err = t.logInAs(ctx, g, false); !errors.Is(err, driver.ErrBadConn) {
+				return err
+			}
+			// database/sql would take it for a connection of the pool's, and try again
 			// itself, as often.
 			if broken++; broken > 2 {
-				return nil, fmt.Errorf("mysqlvault: %s closed the connection during the login: %v", t.Name(), err) //nolint:errorlint // must not be ErrBadConn
+				return fmt.Errorf("mysqlvault: %s closed the connection during the login: %v", t.Name(), err) //nolint:errorlint // must not be ErrBadConn
 			}
-		case rotations < retries && credentialAtFault(err):
-			rotations++
-			if waited := t.att.Await(ctx); waited != nil {
-				return nil, fmt.Errorf("mysqlvault: %w; after: %w", waited, err)
-			}
-		default:
-			return nil, err
 		}
-	}
+	})
+	return s, err
 }
 
-// tryLogIn connects once with the current credential, and reports its refusal. unused
-// says that no caller waits for it.
+// tryLogIn is logIn for ourselves: once, for no caller, and without a wait.
 func (t *target) tryLogIn(ctx context.Context, unused bool) (*session, error) {
 	for {
-		l, err := t.currentLogin()
+		g, err := t.att.Current()
 		if err != nil {
 			return nil, err
 		}
-		s, err := l.connect(ctx, unused)
-		if errors.Is(err, rotation.ErrStale) {
-			continue // replaced since; it is never current again, so this ends
-		}
-		if err != nil && refusedLogin(err) {
-			t.att.Refused(l.g, err)
+		s, err := t.logInAs(ctx, g, unused)
+		switch {
+		case errors.Is(err, rotation.ErrStale):
+			continue
+		case errors.Is(err, rotation.ErrRefused):
+			t.att.Refused(g, err)
 		}
 		return s, err
 	}
 }
 
-func (t *target) currentLogin() (*login, error) {
+// logInAs connects with g, the current generation. unused says that no caller waits
+// for it.
+func (t *target) logInAs(ctx context.Context, g *rotation.Generation, unused bool) (*session, error) {
 	if t.closing.Load() {
 		return nil, fmt.Errorf("mysqlvault: %s: %w", t.Name(), rotation.ErrClosed)
 	}
-	g, err := t.att.Current()
-	if err != nil {
-		return nil, err
-	}
-	if l := t.login.Load(); l != nil && l.g == g {
-		return l, nil
-	}
-	l, err := t.newLogin(g, (*rotation.Conn).Bind, nil)
-	if err == nil {
+	l := t.login.Load()
+	if l == nil || l.g != g {
+		var err error
+		if l, err = t.newLogin(g, (*rotation.Conn).Bind, nil); err != nil {
+			return nil, err
+		}
 		t.login.Store(l)
 	}
-	return l, err
+	return l.connect(ctx, unused)
 }
 
 // newLogin makes a connector for g. bind counts a connection; at, if not nil, is the
@@ -194,6 +185,9 @@ func (l *login) connect(ctx context.Context, unused bool) (*session, error) {
 				err = fmt.Errorf("%w: %w", ended, err)
 			}
 			_ = a.tracked.Close() // the driver has; but nothing may stay counted
+		}
+		if refusedLogin(err) {
+			err = fmt.Errorf("%w: %w", rotation.ErrRefused, err)
 		}
 		return nil, err
 	}

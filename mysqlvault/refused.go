@@ -4,8 +4,6 @@ import (
 	"errors"
 
 	"github.com/go-sql-driver/mysql"
-
-	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // The server's refusals of a login
@@ -48,12 +46,4 @@ func codeOf(err error) uint16 {
 		return e.Number
 	}
 	return 0
-}
-
-// credentialAtFault reports whether a failed login may succeed with another
-// credential: it was refused, or not even tried because there is none, or took so
-// long that its credential ended meanwhile.
-func credentialAtFault(err error) bool {
-	var none *rotation.NoCredentialError
-	return errors.As(err, &none) || refusedLogin(err) || errors.Is(err, rotation.ErrEnded)
 }

@@ -116,12 +116,12 @@ func TestSocket_Descriptor(t *testing.T) {
 		t.Error("a pipe has a descriptor")
 	}
 	_ = conn.Close()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	tcp, err := net.Dial("tcp", l.Addr().String())
+	tcp, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

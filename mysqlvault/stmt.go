@@ -104,7 +104,7 @@ func (st *stmt) Exec(args []driver.Value) (driver.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := inner.Exec(args) //nolint:staticcheck // forwarded, since the driver has it
+	result, err := inner.Exec(args)
 	if err != nil {
 		return nil, st.s.explain(err)
 	}
@@ -117,7 +117,7 @@ func (st *stmt) Query(args []driver.Value) (driver.Rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := inner.Query(args) //nolint:staticcheck // forwarded, since the driver has it
+	rows, err := inner.Query(args)
 	if err != nil {
 		return nil, st.s.explain(err)
 	}

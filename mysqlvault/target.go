@@ -85,14 +85,9 @@ func (t *target) open() []*conn {
 
 // Probe logs in outside the pool and closes the connection again.
 func (t *target) Probe(ctx context.Context, g *rotation.Generation) rotation.ProbeResult {
-	s, err := t.connectOnce(ctx, g, (*rotation.Conn).Bind, nil)
-	switch {
-	case err == nil:
+	s, err := t.connectOnce(ctx, g, (*rotation.Conn).BindToProbe, nil)
+	if err == nil {
 		s.retire()
-		return rotation.ProbeResult{Accepted: 1}
-	case refusedLogin(err):
-		return rotation.ProbeResult{Refused: 1, Err: fmt.Errorf("%w: %w", rotation.ErrRefused, err)}
-	default:
-		return rotation.ProbeResult{Unknown: 1, Err: err}
 	}
+	return rotation.Probed(err)
 }

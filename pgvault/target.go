@@ -172,12 +172,8 @@ func (t *target) probeHost(ctx context.Context, g *rotation.Generation, h host) 
 	if err == nil {
 		err = t.leave(ctx, conn)
 	}
-	switch {
-	case err == nil:
-		return rotation.ProbeResult{Accepted: 1}
-	case refusedLogin(err):
-		return rotation.ProbeResult{Refused: 1, Err: fmt.Errorf("%w: %w", rotation.ErrRefused, err)}
-	default:
-		return rotation.ProbeResult{Unknown: 1, Err: err}
+	if err != nil && refusedLogin(err) {
+		err = fmt.Errorf("%w: %w", rotation.ErrRefused, err)
 	}
+	return rotation.Probed(err)
 }

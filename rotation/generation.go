@@ -155,9 +155,16 @@ func (c *Conn) Bind(g *Generation) error {
 	return c.bind(g)
 }
 
-// BindToEnd is Bind for [Target.End], which logs in to end the sessions of a
-// generation that takes no logins otherwise. It returns ErrStale at other times.
+// BindToProbe is Bind for [Target.Probe], and SetUnused.
+func (c *Conn) BindToProbe(g *Generation) error {
+	c.SetUnused(true)
+	return c.Bind(g)
+}
+
+// BindToEnd is Bind, and SetUnused, for [Target.End], which logs in to end the sessions
+// of a generation that takes no logins otherwise. It returns ErrStale at other times.
 func (c *Conn) BindToEnd(g *Generation) error {
+	c.SetUnused(true)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ending == 0 {

@@ -30,9 +30,9 @@ func TestSQLX(t *testing.T) {
 		db := sqlx.NewDb(s.DB, driver)
 		create(t, s, "sqlx_items")
 		type item struct {
-			ID    int64
-			Name  string
-			Count int `db:"n"`
+			ID    int64  `db:"id"`
+			Name  string `db:"name"`
+			Count int    `db:"n"`
 		}
 		kept, err := db.PreparexContext(t.Context(), db.Rebind("SELECT n FROM sqlx_items WHERE name = ?"))
 		kit.Check(t, err)
@@ -92,7 +92,7 @@ type gormItem struct {
 func TestGORM(t *testing.T) {
 	t.Parallel()
 	eachDatabase(t, func(t *testing.T, s *service) {
-		var dialector gorm.Dialector = mysql.New(mysql.Config{Conn: s.DB})
+		dialector := mysql.New(mysql.Config{Conn: s.DB})
 		if s.kind == "postgres" {
 			dialector = postgres.New(postgres.Config{Conn: s.DB})
 		}

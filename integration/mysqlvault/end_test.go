@@ -61,7 +61,7 @@ func TestHazard49_ManyAbandonedBefore(t *testing.T) {
 	}
 	s.waitRevoked(t, 1, old)
 	slow.Store(false)
-	kit.Receive(t, "the statement ends", failed)
+	_ = kit.Receive(t, "the statement ends", failed)
 }
 
 // slowConn takes 50 ms for every packet.
@@ -112,7 +112,7 @@ func TestIDOfAnotherUser(t *testing.T) {
 	s := open(t, setup{configure: func(c *mysqlvault.Config) {
 		c.Rotation.DrainTimeout, c.DialFunc = 300*time.Millisecond, lyingDialer(&lie)
 	}})
-	lie.Store(uint32(sessionID(t, root))) //nolint:gosec // MariaDB's are no longer
+	lie.Store(uint32(sessionID(t, root)))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := s.ExecContext(ctx, "DO SLEEP(1)"); !errors.Is(err, context.DeadlineExceeded) {
@@ -125,7 +125,7 @@ func TestIDOfAnotherUser(t *testing.T) {
 		t.Errorf("ended: %v", e.Err)
 	}
 	s.waitRevoked(t, 1, old)
-	kit.Receive(t, "the statement ends", failed)
+	_ = kit.Receive(t, "the statement ends", failed)
 	if err := root.PingContext(t.Context()); err != nil {
 		t.Errorf("the other user's session was ended: %v", err)
 	}
@@ -166,7 +166,7 @@ func TestIDOfAnotherProcess(t *testing.T) {
 	ours, err := mysqlvault.NewConnector(t.Context(), config)
 	kit.Check(t, err)
 	db := sql.OpenDB(ours)
-	lie.Store(uint32(sessionID(t, tx))) //nolint:gosec // MariaDB's are no longer
+	lie.Store(uint32(sessionID(t, tx)))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := db.ExecContext(ctx, "DO SLEEP(1)"); !errors.Is(err, context.DeadlineExceeded) {
@@ -263,5 +263,5 @@ func TestDialerByName(t *testing.T) {
 		t.Errorf("ended: %v", e.Err)
 	}
 	s.waitRevoked(t, 1, old)
-	kit.Receive(t, "the statement ends", failed)
+	_ = kit.Receive(t, "the statement ends", failed)
 }

@@ -90,7 +90,7 @@ func TestHazard14_BackgroundConnectionIsCheckedOnFirstUse(t *testing.T) {
 	_ = first.Close()
 	dialling.Queue(t, 1)
 	cancel()
-	kit.Receive(t, "the second caller gives up", failed)
+	_ = kit.Receive(t, "the second caller gives up", failed)
 	dialling.Open()
 	kit.Eventually(t, "the connection lies idle", func(context.Context) bool { return s.Stats().Idle == 1 })
 	old := s.user()

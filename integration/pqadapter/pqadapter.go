@@ -78,24 +78,13 @@ func (c *conn) IsValid() bool { // after a use
 	return c.session.IsValid() && (c.g.Serving() || !c.g.Dead() && c.t.retire.Add(-1) < 0)
 }
 
-// Connect logs in, and again for as long as the rotation that follows a refusal brings another credential.
-func (t *target) Connect(ctx context.Context) (driver.Conn, error) {
-	for {
-		g, err := t.att.Current()
-		if err == nil {
-			var c *conn
-			if c, err = t.logIn(ctx, g, (*rotation.Conn).Bind); err == nil {
-				return c, nil
-			}
-		}
-		if errors.Is(err, rotation.ErrRefused) {
-			t.att.Refused(g, err)
-		}
-		waited := t.att.Await(ctx)
-		if now, _ := t.att.Current(); waited != nil || now == g {
-			return nil, errors.Join(waited, err)
-		}
-	}
+// Connect logs in, and again once a refused login has led to another credential.
+func (t *target) Connect(ctx context.Context) (c driver.Conn, err error) {
+	err = t.att.LogIn(ctx, func(g *rotation.Generation) error {
+		c, err = t.logIn(ctx, g, (*rotation.Conn).Bind)
+		return err
+	})
+	return c, err
 }
 
 // login is one login's pq.Dialer, of which pq calls DialContext only: to log in, and later to cancel statements.
@@ -159,17 +148,11 @@ func (t *target) logIn(ctx context.Context, g *rotation.Generation, bind func(*r
 
 // Probe logs in once.
 func (t *target) Probe(ctx context.Context, g *rotation.Generation) rotation.ProbeResult {
-	c, err := t.logIn(ctx, g, func(c *rotation.Conn, g *rotation.Generation) error {
-		c.SetUnused(true) // nobody will miss it
-		return c.Bind(g)
-	})
-	switch {
-	case err == nil:
-		return rotation.ProbeResult{Accepted: 1, Err: c.Close()}
-	case errors.Is(err, rotation.ErrRefused):
-		return rotation.ProbeResult{Refused: 1, Err: err}
+	c, err := t.logIn(ctx, g, (*rotation.Conn).BindToProbe)
+	if err == nil {
+		err = c.Close()
 	}
-	return rotation.ProbeResult{Unknown: 1, Err: err}
+	return rotation.Probed(err)
 }
 
 // Replace has old connections closed one after the other, and takes up what is idle so that it is given back.

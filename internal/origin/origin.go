@@ -85,11 +85,11 @@ func (o Origin) Start() (r *rotation.Rotator, owned func(context.Context) error,
 	return o.rotator(func() (*rotation.Rotator, error) { return rotation.Start(o.Source, o.Rotation) })
 }
 
-func (o Origin) rotator(make func() (*rotation.Rotator, error)) (*rotation.Rotator, func(context.Context) error, error) {
+func (o Origin) rotator(open func() (*rotation.Rotator, error)) (*rotation.Rotator, func(context.Context) error, error) {
 	if o.Rotator != nil {
 		return o.Rotator, nil, nil
 	}
-	r, err := make()
+	r, err := open()
 	if err != nil {
 		return nil, nil, err
 	}
