@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/vaultpool/vaultpool/internal/pace"
 	"github.com/vaultpool/vaultpool/rotation"
 )
 
@@ -29,7 +28,7 @@ type replacer struct {
 func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
 	now := time.Now()
 	quarter := by.Sub(now) / 4
-	p := pace.New(now, now.Add(3*quarter), t.att.Connections(old)) // done before it is late
+	p := rotation.NewPace(now, now.Add(3*quarter), t.att.Connections(old)) // done before it is late
 	r := &replacer{t: t, old: old, want: make(chan struct{}, 1), soon: now.Add(quarter), late: now.Add(2 * quarter)}
 	t.begin(r)
 	defer t.end(r)

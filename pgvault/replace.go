@@ -12,14 +12,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/vaultpool/vaultpool/internal/pace"
 	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // Replace gives the pool new connections for old ones, one at a time, while they
 // are idle. It also makes up for those that the pool loses meanwhile.
 func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
-	p := pace.New(time.Now(), by, t.att.Connections(old))
+	p := rotation.NewPace(time.Now(), by, t.att.Connections(old))
 	r := &replacer{t: t, old: old, late: p.End()}
 	r.ctx = context.WithValue(ctx, sweepKey, r)
 	next := t.begin(r)

@@ -29,13 +29,20 @@ func (a *Attachment) LogIn(ctx context.Context, try func(g *Generation) error) e
 			return err
 		}
 		rotations++
-		switch waited := a.Await(ctx); {
-		case waited != nil && none != nil:
-			return waited // which says the same
-		case waited != nil:
-			return fmt.Errorf("%w; after: %w", waited, err)
+		if waited := a.Await(ctx); waited != nil {
+			return inVain(waited, err)
 		}
 	}
+}
+
+// inVain is what to say when waiting was in vain: also why we waited, unless that is
+// the same.
+func inVain(waited, err error) error {
+	var none *NoCredentialError
+	if errors.As(waited, &none) && errors.As(err, &none) {
+		return waited
+	}
+	return fmt.Errorf("%w; after: %w", waited, err)
 }
 
 func (a *Attachment) try(g *Generation, try func(*Generation) error) error {

@@ -1,5 +1,5 @@
 // Package pqadapter is github.com/lib/pq under a rotation.Rotator, by that package's public seam alone: it shows
-// what an adapter for another driver takes.
+// what an adapter for another driver takes, which is less than 150 lines of code.
 package pqadapter
 
 import (
@@ -80,29 +80,31 @@ func (c *conn) IsValid() bool { // after a use
 
 // Connect logs in, and again once a refused login has led to another credential.
 func (t *target) Connect(ctx context.Context) (c driver.Conn, err error) {
-	err = t.att.LogIn(ctx, func(g *rotation.Generation) error {
-		c, err = t.logIn(ctx, g, (*rotation.Conn).Bind)
-		return err
-	})
+	err = t.att.LogIn(ctx, func(g *rotation.Generation) (err error) { c, err = t.logIn(ctx, g, (*rotation.Conn).Bind); return err })
 	return c, err
 }
 
 // login is one login's pq.Dialer, of which pq calls DialContext only: to log in, and later to cancel statements.
 type login struct {
 	pq.Dialer
-	track func(net.Conn) (net.Conn, error)
-	done  atomic.Bool
+	bind func(net.Conn) (net.Conn, error) // nil once it is over
+	conn atomic.Pointer[rotation.Conn]
 }
 
-func (l *login) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := new(net.Dialer).DialContext(ctx, network, addr)
-	if err != nil || l.done.Load() {
-		return c, err
+func (l *login) DialContext(ctx context.Context, network, addr string) (c net.Conn, err error) {
+	if c, err = new(net.Dialer).DialContext(ctx, network, addr); err == nil && l.bind != nil {
+		return l.bind(c)
 	}
-	return l.track(c)
+	return c, err
 }
 
-// logIn dials, binds the socket to g, logs in and asks for the session's pid, for End.
+func (l *login) cut() {
+	if c := l.conn.Load(); c != nil {
+		_ = c.Close()
+	}
+}
+
+// logIn dials, binds the socket to g, and logs in.
 func (t *target) logIn(ctx context.Context, g *rotation.Generation, bind func(*rotation.Conn, *rotation.Generation) error) (*conn, error) {
 	config := t.config.Clone()
 	config.User, config.Password = g.Credential().Username(), g.Credential().Password()
@@ -110,40 +112,24 @@ func (t *target) logIn(ctx context.Context, g *rotation.Generation, bind func(*r
 	if err != nil {
 		return nil, err
 	}
-	var tracked *rotation.Conn
-	l := &login{track: func(raw net.Conn) (net.Conn, error) {
+	l := new(login)
+	l.bind = func(raw net.Conn) (net.Conn, error) {
 		c := t.att.Track(raw)
-		tracked = rotation.ConnOf(c)
-		context.AfterFunc(ctx, func() { // pq itself heeds it only while dialling
-			if tracked.Session() == nil {
-				_ = tracked.Close()
-			}
-		})
-		return c, bind(tracked, g)
-	}}
+		l.conn.Store(rotation.ConnOf(c))
+		return c, bind(l.conn.Load(), g)
+	}
 	connector.Dialer(l)
+	defer context.AfterFunc(ctx, l.cut)() // pq itself heeds ctx only while dialling
 	inner, err := connector.Connect(ctx)
+	l.bind = nil
 	if e := new(pq.Error); errors.As(err, &e) && (e.Code == "28P01" || e.Code == "28000" || e.Code == "42501") {
 		err = fmt.Errorf("%w: %w", rotation.ErrRefused, err)
 	}
 	if err != nil {
-		if tracked != nil {
-			_ = tracked.Close() // pq has, unless it could not be bound
-		}
+		l.cut() // pq has, unless it could not be bound
 		return nil, err
 	}
-	l.done.Store(true)
-	c := &conn{inner.(session), t, g} //nolint:forcetypeassert // what pq returns is one
-	rows, err := c.QueryContext(ctx, "SELECT pg_backend_pid()", nil)
-	if err == nil {
-		pid := make([]driver.Value, 1)
-		err = errors.Join(rows.Next(pid), rows.Close())
-		tracked.SetSession(pid[0])
-	}
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
+	return &conn{inner.(session), t, g}, nil //nolint:forcetypeassert // what pq returns is one
 }
 
 // Probe logs in once.
@@ -157,13 +143,9 @@ func (t *target) Probe(ctx context.Context, g *rotation.Generation) rotation.Pro
 
 // Replace has old connections closed one after the other, and takes up what is idle so that it is given back.
 func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
-	for left := t.att.Connections(old); left > 0 && ctx.Err() == nil; left = t.att.Connections(old) {
+	for range t.att.Rounds(ctx, old, by) {
 		t.retire.Store(1)
 		t.takeUp(ctx, t.db.Stats().Idle)
-		select {
-		case <-time.After(min(max(time.Until(by)/time.Duration(2*left), 5*time.Millisecond), time.Second)):
-		case <-ctx.Done():
-		}
 	}
 }
 
@@ -177,16 +159,15 @@ func (t *target) takeUp(ctx context.Context, n int) {
 	}
 }
 
-// End terminates sessions at the server: their sockets are closed, but their statements would go on.
+// End terminates sessions at the server, which it knows by the ports at our end, so not behind NAT: their sockets are
+// closed, but their statements would go on.
 func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotation.Conn) error {
-	var pids pq.Int64Array
+	var ports pq.Int64Array
 	for _, c := range conns {
-		if pid, ok := c.Session().(int64); ok { // otherwise it never logged in
-			pids = append(pids, pid)
-		}
+		ports = append(ports, int64(c.LocalAddr().(*net.TCPAddr).Port)) //nolint:forcetypeassert // pq dials TCP
 	}
-	list, err := pids.Value()
-	if err != nil || len(pids) == 0 {
+	list, err := ports.Value()
+	if err != nil || len(ports) == 0 {
 		return err
 	}
 	c, err := t.logIn(ctx, g, (*rotation.Conn).BindToEnd)
@@ -194,13 +175,13 @@ func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotat
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = current_user AND pid = ANY($1) OFFSET 0) s
+	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = current_user AND client_port = ANY($1) OFFSET 0) s
 		WHERE NOT pg_terminate_backend(pid, 3000)`, []driver.NamedValue{{Ordinal: 1, Value: list}})
 	if err != nil {
 		return err
 	}
 	if n, _ := left.RowsAffected(); n > 0 {
-		return fmt.Errorf("%d of %d sessions do not end", n, len(pids))
+		return fmt.Errorf("%d of %d sessions do not end", n, len(ports))
 	}
 	return nil
 }

@@ -1,10 +1,13 @@
-// Package pace spreads the replacement of connections over time.
-package pace
+package rotation
 
-import "time"
+import (
+	"context"
+	"iter"
+	"time"
+)
 
 // Pace spreads replacements over the first half of the drain window. The second
-// half is for what was in use meanwhile.
+// half is for what was in use meanwhile. It is for [Target.Replace].
 type Pace struct {
 	end     time.Time
 	least   time.Duration // half the even interval: never more than twice the rate
@@ -13,8 +16,8 @@ type Pace struct {
 	misses  int
 }
 
-// New returns the pace for n connections that are to be replaced by the given time.
-func New(start, by time.Time, n int) *Pace {
+// NewPace returns the pace for n connections that are to be replaced by the given time.
+func NewPace(start, by time.Time, n int) *Pace {
 	half := max(0, by.Sub(start)/2)
 	return &Pace{
 		end:     start.Add(half),
@@ -40,4 +43,24 @@ func (p *Pace) Next(now time.Time, left int) time.Duration {
 	p.left = left
 	even := p.end.Sub(now) / time.Duration(max(left, 1))
 	return min(max(even, p.least<<min(p.misses, 8)), p.longest)
+}
+
+// Rounds yields, paced, how many connections of old the attachment has left, until
+// there are none or ctx is done: a [Target.Replace] in which each round replaces one,
+// if one is idle. Once old is dead it yields every millisecond.
+func (a *Attachment) Rounds(ctx context.Context, old *Generation, by time.Time) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		pace := NewPace(time.Now(), by, a.Connections(old))
+		for left := a.Connections(old); left > 0 && yield(left); left = a.Connections(old) {
+			wait := pace.Next(time.Now(), left)
+			if old.Dead() {
+				wait = time.Millisecond
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+		}
+	}
 }

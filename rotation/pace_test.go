@@ -1,8 +1,10 @@
-package pace
+package rotation
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -11,7 +13,7 @@ import (
 func simulate(n int, window time.Duration, takes func(look int) bool) (took, shortest time.Duration) {
 	start := time.Unix(0, 0)
 	now, by := start, start.Add(window)
-	p := New(start, by, n)
+	p := NewPace(start, by, n)
 	shortest = window
 	left := n
 	for look := 0; left > 0 && now.Before(by.Add(window)); look++ {
@@ -35,7 +37,7 @@ var (
 
 // Where every look finds one to replace, or a caller gives one up, all are replaced well within the window,
 // and never at more than twice the even rate, or eight in each half of it.
-func TestPace_DoneInTime(t *testing.T) {
+func TestPaceDoneInTime(t *testing.T) {
 	for _, n := range sizes {
 		for _, window := range windows {
 			even := window / 2 / time.Duration(n)
@@ -56,7 +58,7 @@ func TestPace_DoneInTime(t *testing.T) {
 }
 
 // Where it looks in vain it looks more and more rarely, but often enough to have a second chance.
-func TestPace_InVain(t *testing.T) {
+func TestPaceInVain(t *testing.T) {
 	for _, n := range sizes {
 		for _, window := range windows {
 			looks := 0
@@ -67,4 +69,58 @@ func TestPace_InVain(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Rounds come until nothing is left, at once when there is nothing to spare, and not after ctx.
+func TestRounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p := g.pool("db")
+		p.set(func(p *fakePool) { p.onReplace = func(context.Context, *Generation, time.Time) {} })
+		for range 10 {
+			p.idle(t)
+		}
+		old, err := p.a.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.rotate()
+		start, rounds := time.Now(), 0
+		for left := range p.a.Rounds(context.Background(), old, start.Add(time.Minute)) {
+			if rounds++; left != 11-rounds {
+				t.Fatalf("round %d: %d are left", rounds, left)
+			}
+			taken := p.takeIdle(old)
+			_ = taken[0].Close()
+			p.set(func(p *fakePool) { p.conns = append(p.conns, taken[1:]...) })
+		}
+		if d := time.Since(start); rounds != 10 || d < 5*time.Second || d > 45*time.Second {
+			t.Errorf("%d rounds in %v", rounds, d)
+		}
+		c := p.idle(t)
+		second, err := p.a.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		n := 0
+		for range p.a.Rounds(ctx, second, time.Now().Add(time.Hour)) {
+			n++
+		}
+		if ctx.Err() == nil || n == 0 {
+			t.Errorf("%d rounds, and ctx is %v", n, ctx.Err())
+		}
+		p.a.Refused(second, ErrRefused) // dead, once it is replaced
+		g.pass(time.Second)
+		start, n = time.Now(), 0
+		for range p.a.Rounds(context.Background(), second, start.Add(time.Hour)) {
+			if n++; n == 100 {
+				_ = c.Close()
+			}
+		}
+		if d := time.Since(start); n != 100 || d > time.Second {
+			t.Errorf("%d rounds of a dead generation in %v", n, d)
+		}
+	})
 }
