@@ -156,15 +156,12 @@ func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
 	case a.given.ending:
 		err = c.BindToEnd(g)
 	default:
-		err = c.Bind(g)
+		err = c.BindToProbe(g)
 	}
 	if err != nil {
 		return err
 	}
-	switch {
-	case a.given.g != nil:
-		c.SetUnused(true)
-	case g.ID() == 1: // there was none when the pool was started, and there are none but of this one
+	if a.given.g == nil && g.ID() == 1 { // there was none when the pool was started, and there are none but of this one
 		a.t.only.CompareAndSwap(nil, g)
 	}
 	a.mixed = a.mixed || a.conn != nil && a.conn.Generation() != g

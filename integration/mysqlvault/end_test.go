@@ -64,11 +64,11 @@ func TestHazard49_ManyAbandonedBefore(t *testing.T) {
 	_ = kit.Receive(t, "the statement ends", failed)
 }
 
-// slowConn takes 50 ms for every packet.
+// slowConn takes a quarter of a second for every packet.
 type slowConn struct{ net.Conn }
 
 func (c *slowConn) Write(b []byte) (int, error) {
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(250 * time.Millisecond)
 	return c.Conn.Write(b)
 }
 
