@@ -193,7 +193,7 @@ func (c *Config) check() error {
 	if err := c.origin().Check("vault_path=database/creds/app"); err != nil {
 		return fmt.Errorf("mysqlvault: %w", err)
 	}
-	if _, err := mysql.NewConnector(c.Config); err != nil { // it sets defaults, and finds a TLS config that is not registered
+	if _, err := mysql.NewConnector(c.Config); err != nil { // it finds a TLS config that is not registered
 		return fmt.Errorf("mysqlvault: mysql.Config: %w", err)
 	}
 	if known := map[string]bool{"": true, "tcp": true, "tcp4": true, "tcp6": true, "unix": true}; c.DialFunc == nil && !known[c.Net] {

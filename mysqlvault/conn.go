@@ -35,7 +35,7 @@ var (
 func (c *conn) ready(ctx context.Context) (*session, error) {
 	if c.idle.Load() {
 		c.checkOut(ctx)
-	} else if c.err != nil { // of another call, with a context of its own
+	} else if c.err != nil { // of another call, whose context may have been shorter
 		c.renew(ctx)
 	}
 	return c.s, c.err
@@ -47,7 +47,7 @@ func (c *conn) checkOut(ctx context.Context) {
 	c.idle.Store(false)
 	c.mu.Unlock()
 	c.oneUsed = c.oneUsed && !c.one.closed
-	if !c.s.g.Serving() {
+	if !c.s.g.Serving() || c.s.retired.Load() {
 		c.renew(ctx)
 	}
 }
@@ -55,6 +55,7 @@ func (c *conn) checkOut(ctx context.Context) {
 // renew exchanges a session of an old generation for one that was logged in for the
 // purpose. A dead one it replaces in any case: it is never used.
 func (c *conn) renew(ctx context.Context) {
+	c.err = nil // of another attempt
 	r := c.t.replacerOf(c.s.g)
 	if r != nil {
 		if next := r.take(); next != nil {
@@ -80,11 +81,18 @@ func (c *conn) renew(ctx context.Context) {
 }
 
 // revive logs in anew for a session that is dead. It had a place at the server, which
-// may be free in a moment.
+// may be free in a moment, or have gone to a session that is ready for us.
 func (c *conn) revive(ctx context.Context) {
 	patient, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
-	next, err := whileFull(patient, func() (*session, error) { return c.t.logIn(ctx) })
+	next, err := whileFull(patient, func() (*session, error) {
+		if r := c.t.replacerOf(c.s.g); r != nil {
+			if s := r.takeSpare(); s != nil {
+				return s, nil
+			}
+		}
+		return c.t.logIn(ctx)
+	})
 	if c.err = err; err == nil {
 		c.exchange(next)
 	}

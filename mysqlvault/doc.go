@@ -22,14 +22,18 @@
 // A rotation proves the new credential before it is used. Then new sessions are logged
 // in, one after the other, and put into the connections of the sql.DB in the place of
 // old ones, while those lie in the pool, or as they come out of it: no caller waits for
-// a login. A session in use stays until its connection is given back, so that a
-// transaction, a sql.Conn and open rows are not disturbed; a sql.Stmt prepares itself
-// again. What is in use still at the drain deadline (5 minutes, or what the lease leaves) is ended: its session is killed at the server, which would
-// otherwise go on with its statement, and commit it, even after the user is dropped.
-// An event says so, and the error wraps [rotation.ErrEnded] where the driver lets that
-// through; in the middle of rows it is mysql.ErrInvalidConn. Then the lease is revoked.
-// A failed revocation is tried again until the lease would have ended by itself, and
-// never holds up the DB.
+// a login, unless uses are longer than a quarter of the drain window and nothing is ever
+// idle, or the old credential is dead. A session in use stays until its connection is
+// given back, so that a transaction, a sql.Conn and open rows are not disturbed; a
+// sql.Stmt prepares itself again.
+//
+// What is in use still at the drain deadline (5 minutes, or what the lease leaves) is
+// ended: its session is killed at the server, which would otherwise go on with its
+// statement, and commit it, even after the user is dropped. (Where the credential is
+// dead by then, nobody can log in to do that.) An event says so, and the error wraps
+// [rotation.ErrEnded] where the driver lets that through; in the middle of rows it is
+// mysql.ErrInvalidConn. Then the lease is revoked. A failed revocation is tried again
+// until the lease would have ended by itself, and never holds up the DB.
 //
 // The driver closes a connection when the context of its call is done, and the server
 // goes on with the statement. Such sessions are killed too before their lease is
@@ -47,8 +51,9 @@
 // # Limits
 //
 // A replacement needs one connection beyond the pool's at the server while it lasts,
-// and so do the probe of a new credential and the end of old sessions; where the server
-// is full, an idle old session is closed first. Behind ProxySQL or RDS Proxy a socket is
+// and so does the probe of a new credential; the end of old sessions takes one, and up to
+// eight for a moment where there is room. Where the server is full, an old session is
+// closed first. Behind ProxySQL or RDS Proxy a socket is
 // not a session: the proxy keeps server connections of the old user open after ours are
 // gone. Behind a TCP load balancer the login that ends old sessions may reach another
 // server than they are on. A dialer registered with mysql.RegisterDialContext under a

@@ -33,6 +33,9 @@ func RegisterDriver(name string, config *Config) error {
 	if err := config.check(); err != nil {
 		return err
 	}
+	if err := config.origin().Resolve(context.Background()); err != nil {
+		return fmt.Errorf("mysqlvault: %w", err)
+	}
 	if err := registration.Register(name, &Driver{config: config.Clone()}); err != nil {
 		return fmt.Errorf("mysqlvault: %w", err)
 	}

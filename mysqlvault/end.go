@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"strconv"
 	"time"
@@ -43,7 +44,7 @@ func (t *target) Sweep(ctx context.Context, g *rotation.Generation) error {
 // server is a server that has sessions to be ended.
 type server struct {
 	addr net.Addr
-	ids  map[uint64]bool
+	ids  map[uint64]time.Time // and when they were dialled
 }
 
 func (t *target) kill(ctx context.Context, g *rotation.Generation, sockets []*socket) error {
@@ -52,9 +53,11 @@ func (t *target) kill(ctx context.Context, g *rotation.Generation, sockets []*so
 		addr := s.RemoteAddr()
 		key := addr.Network() + " " + addr.String()
 		if _, ok := servers[key]; !ok {
-			servers[key] = server{addr, make(map[uint64]bool)}
+			servers[key] = server{addr, make(map[uint64]time.Time)}
 		}
-		servers[key].ids[uint64(s.id)] = true
+		if ids := servers[key].ids; ids[uint64(s.id)].Before(s.dialled) {
+			ids[uint64(s.id)] = s.dialled
+		}
 	}
 	errs := make(chan error, len(servers))
 	for _, s := range servers { // at once: one that does not answer costs the others nothing
@@ -88,6 +91,11 @@ func (t *target) killAt(ctx context.Context, g *rotation.Generation, at server) 
 		return err
 	}
 	defer func() { _ = watch.close() }()
+	started, err := watch.serverStart(ctx)
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(at.ids, func(_ uint64, dialled time.Time) bool { return dialled.Before(started) })
 	alive, err := watch.alive(ctx, at.ids)
 	if err != nil {
 		return err
@@ -162,10 +170,26 @@ func (t *target) connectOnce(ctx context.Context, g *rotation.Generation, bind b
 	return l.connect(ctx, true)
 }
 
+// serverStart is about when the server was started, by our clock. Sessions that are older
+// ended with the one before, and their ids may be somebody else's by now.
+func (s *session) serverStart(ctx context.Context) (started time.Time, err error) {
+	rows, err := s.QueryContext(ctx, "SHOW GLOBAL STATUS LIKE 'Uptime'", nil)
+	if err != nil {
+		return started, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	row := make([]driver.Value, len(rows.Columns()))
+	if err := rows.Next(row); err != nil || len(row) < 2 {
+		return started, nil // the server does not say: all may be alive
+	}
+	seconds, err := toID(row[1])
+	return time.Now().Add(-time.Duration(seconds)*time.Second - 2*time.Second), err //nolint:gosec // seconds since a start
+}
+
 // alive returns those of ids that the server lists as sessions of this one's user, but
-// for this one: after a restart an id may be somebody else's. A session that was killed
+// for this one: an id may be somebody else's by now. A session that was killed
 // is there until it has rolled back.
-func (s *session) alive(ctx context.Context, ids map[uint64]bool) (alive []uint64, err error) {
+func (s *session) alive(ctx context.Context, ids map[uint64]time.Time) (alive []uint64, err error) {
 	rows, err := s.QueryContext(ctx, "SHOW PROCESSLIST", nil)
 	if err != nil {
 		return nil, err
@@ -187,7 +211,7 @@ func (s *session) alive(ctx context.Context, ids map[uint64]bool) (alive []uint6
 			return nil, err
 		}
 		user, _ := row[1].([]byte)
-		if ids[id] && id != uint64(s.socket.id) && string(user) == s.g.Credential().Username() {
+		if _, ours := ids[id]; ours && id != uint64(s.socket.id) && string(user) == s.g.Credential().Username() {
 			alive = append(alive, id)
 		}
 	}
@@ -202,6 +226,6 @@ func toID(v driver.Value) (uint64, error) {
 	case []byte:
 		return strconv.ParseUint(string(v), 10, 64)
 	default:
-		return 0, fmt.Errorf("SHOW PROCESSLIST: the first column is a %T", v)
+		return 0, fmt.Errorf("a number of the server's is a %T", v)
 	}
 }

@@ -149,7 +149,8 @@ type binder func(*rotation.Conn, *rotation.Generation) error
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // dialTo returns user, or the driver's own dialer, that dials a certain server if at is
-// not nil. One of the user's may know names only, and gets the configured one then.
+// not nil. One of the user's may know names only, and gets the configured one then,
+// which has to lead to that server.
 func dialTo(user dialer, at net.Addr) dialer {
 	dial := user
 	if dial == nil {

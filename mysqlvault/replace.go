@@ -22,6 +22,7 @@ type replacer struct {
 	soon, late time.Time   // a quarter of the drain window is over, and half of it
 	saturated  atomic.Bool // no old connection was idle at the last look
 	doubt      atomic.Bool // the last login failed, whoever's it was
+	failed     bool        // that of the last round did
 }
 
 // Replace is called when a generation has been replaced.
@@ -37,13 +38,19 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		if left == 0 {
 			return
 		}
-		wait := p.Next(time.Now(), left)
+		least, wait := p.Least(), p.Next(time.Now(), left)
 		if r.round(ctx) && old.Dead() {
 			continue // there is nothing to spare
 		}
-		r.pause(ctx, p.Least(), wait)
+		if r.failed { // however little time there is
+			least, wait = max(least, retryPause), max(wait, retryPause)
+		}
+		r.pause(ctx, least, wait)
 	}
 }
+
+// retryPause is the least time between a login that failed and the next.
+const retryPause = 50 * time.Millisecond
 
 // pause waits, less if somebody wants a session, but for the least time in any case.
 func (r *replacer) pause(ctx context.Context, least, wait time.Duration) {
@@ -126,6 +133,7 @@ func (r *replacer) mustSwitch() bool {
 
 // round replaces one session, or has one ready, and reports whether it did the former.
 func (r *replacer) round(ctx context.Context) bool {
+	r.failed = false
 	idle := r.findIdle()
 	r.saturated.Store(idle == nil)
 	next := r.takeSpare()
@@ -166,6 +174,7 @@ func (r *replacer) logIn(ctx context.Context, idle *conn) *session {
 		}
 	}
 	r.doubt.Store(err != nil && !serverFull(err))
+	r.failed = err != nil
 	return s
 }
 

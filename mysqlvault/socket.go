@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // socket is one connection's socket, below the engine's. It reads the session's id
@@ -16,6 +17,7 @@ type socket struct {
 	greeting []byte // what has come of it so far; nil once it is read
 	greeted  bool
 	id       uint32 // 0 if the greeting had none
+	dialled  time.Time
 
 	established atomic.Bool // the login has succeeded
 	parted      atomic.Bool // the session is being ended in an orderly way
@@ -37,10 +39,10 @@ func (s *descriptorSocket) SyscallConn() (syscall.RawConn, error) { return s.raw
 // at work for it.
 func newSocket(raw net.Conn, abandoned func(*socket)) (net.Conn, *socket) {
 	if descriptor, ok := raw.(syscall.Conn); ok {
-		s := &descriptorSocket{socket{Conn: raw, abandoned: abandoned}, descriptor}
+		s := &descriptorSocket{socket{Conn: raw, dialled: time.Now(), abandoned: abandoned}, descriptor}
 		return s, &s.socket
 	}
-	s := &socket{Conn: raw, abandoned: abandoned}
+	s := &socket{Conn: raw, dialled: time.Now(), abandoned: abandoned}
 	return s, s
 }
 

@@ -55,11 +55,13 @@ func (st *stmt) ready(ctx context.Context) (driverStmt, error) {
 }
 
 // Close may be called while the connection lies in the pool and its session is being
-// exchanged.
+// exchanged, by a database/sql that holds its lock: so it waits for nothing.
 func (st *stmt) Close() error {
-	st.s.mu.Lock()
-	defer st.s.mu.Unlock()
 	st.closed = true
+	if !st.s.mu.TryLock() {
+		return nil // the session is being closed, and the statement ends with it
+	}
+	defer st.s.mu.Unlock()
 	return st.inner.Close()
 }
 

@@ -16,7 +16,7 @@ import (
 // target is the connections of one connector, as the engine sees them:
 // rotation.Target.
 type target struct {
-	user      *mysql.Config // as the user gave it, with the driver's defaults
+	user      *mysql.Config // as the user gave it
 	att       *rotation.Attachment
 	login     atomic.Pointer[login] // of the generation that was current when it was last asked for
 	abandoned abandoned

@@ -267,7 +267,7 @@ func (a *Attachment) close(ctx context.Context) error {
 		if total += n; err != nil {
 			errs = append(errs, fmt.Errorf("ending %d sessions of generation %d at %s: %w", n, g.id, a.name, err))
 		}
-		if !revocable[g] { // others may log in as the same user
+		if !revocable[g] || ctx.Err() != nil { // others may log in as the same user
 			continue
 		}
 		if err := a.sweep(ctx, g); err != nil {

@@ -281,7 +281,7 @@ func (l *loop) stepOperation(now instant) time.Duration {
 		return math.MaxInt64
 	}
 	if op.probing {
-		return math.MaxInt64
+		return l.stepSlowProof(now, op)
 	}
 	if rest := now.until(op.probeAt); rest > 0 {
 		return rest
@@ -289,6 +289,22 @@ func (l *loop) stepOperation(now instant) time.Duration {
 	op.probing = true
 	started := now
 	l.probe(op.gen, func(p ProbeResult) { l.probed(op, started, p) })
+	return math.MaxInt64
+}
+
+// stepSlowProof tells those who wait when issue and proof take too long.
+func (l *loop) stepSlowProof(now instant, op *operation) time.Duration {
+	if l.lost == nil || op.slow {
+		return math.MaxInt64
+	}
+	if rest := slowAnswer - now.since(op.started); rest > 0 {
+		return rest
+	}
+	op.slow = true
+	if l.lost.Err == nil {
+		l.lost.Err = fmt.Errorf("no login with the new credential has been answered for %v", slowAnswer)
+	}
+	l.show()
 	return math.MaxInt64
 }
 

@@ -142,8 +142,11 @@ func TestErrorIsThatOfTheCall(t *testing.T) {
 		t.Error("a call without a session succeeded")
 	}
 	hold.Open()
-	if err := c.PingContext(t.Context()); err != nil {
-		t.Errorf("the next call, with time: %v", err)
+	kit.Eventually(t, "a session is ready", func(context.Context) bool { return s.connections(2) > 0 })
+	for range 2 {
+		if err := c.PingContext(t.Context()); err != nil {
+			t.Errorf("the next call, with time: %v", err)
+		}
 	}
 	kit.Check(t, c.Close())
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/vaultpool/vaultpool/rotation"
 )
 
-// Conn is pgx's stdlib.Conn in all but IsValid. It is what [database/sql.Conn.Raw]
+// Conn is pgx's stdlib.Conn in all but IsValid, and in what errors say. It is what [database/sql.Conn.Raw]
 // passes:
 //
 //	err := conn.Raw(func(driverConn any) error {
