@@ -262,26 +262,14 @@ func (l *loop) probeTimeout() time.Duration {
 	return min(l.r.config.ProbeTimeout, max(l.current.term.left(l.r.now())/2, 100*time.Millisecond))
 }
 
-// stepOperation drives the proof of a candidate and tells those who wait when an
-// issue takes too long.
+// stepOperation drives the proof of a candidate.
 func (l *loop) stepOperation(now instant) time.Duration {
 	op := l.op
-	if op.gen == nil {
-		if l.lost == nil || op.slow {
-			return math.MaxInt64
-		}
-		if rest := slowAnswer - now.since(op.started); rest > 0 {
-			return rest
-		}
-		op.slow = true
-		if l.lost.Err == nil {
-			l.lost.Err = fmt.Errorf("the source has not answered for %v", slowAnswer)
-		}
-		l.show()
-		return math.MaxInt64
-	}
-	if op.probing {
-		return l.stepSlowProof(now, op)
+	switch {
+	case op.gen == nil:
+		return l.stepSlow(now, "the source has not answered")
+	case op.probing:
+		return l.stepSlow(now, "the database has not answered a login with the new credential")
 	}
 	if rest := now.until(op.probeAt); rest > 0 {
 		return rest
@@ -292,17 +280,17 @@ func (l *loop) stepOperation(now instant) time.Duration {
 	return math.MaxInt64
 }
 
-// stepSlowProof tells those who wait when issue and proof take too long.
-func (l *loop) stepSlowProof(now instant, op *operation) time.Duration {
-	if l.lost == nil || op.slow {
+// stepSlow tells those who wait when issue and proof take too long.
+func (l *loop) stepSlow(now instant, what string) time.Duration {
+	if l.lost == nil || l.op.slow {
 		return math.MaxInt64
 	}
-	if rest := slowAnswer - now.since(op.started); rest > 0 {
+	if rest := slowAnswer - now.since(l.op.started); rest > 0 {
 		return rest
 	}
-	op.slow = true
+	l.op.slow = true
 	if l.lost.Err == nil {
-		l.lost.Err = fmt.Errorf("no login with the new credential has been answered for %v", slowAnswer)
+		l.lost.Err = fmt.Errorf("%s for %v", what, slowAnswer)
 	}
 	l.show()
 	return math.MaxInt64

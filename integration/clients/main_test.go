@@ -6,7 +6,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,30 +25,13 @@ import (
 
 var shared *testbed.Bed
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	flag.Parse()
-	fail := func(err error) {
-		_, _ = fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // Vault may have to be built
-	defer cancel()
-	var err error
-	if shared, err = testbed.Start(ctx, testbed.Options{Postgres: true, MariaDB: true, Progress: os.Stderr}); err != nil {
-		fail(err)
-		return code
-	}
-	code = m.Run()
-	if err := shared.Close(); err != nil {
-		fail(err)
-	}
-	gorms := goleak.IgnoreAnyFunction("gorm.io/gorm/internal/lru.NewLRU[...].func1") // it never ends its cache's
-	if err := goleak.Find(gorms); err != nil {
-		fail(err)
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(kit.Package{
+		Bed: &shared, Options: testbed.Options{Postgres: true, MariaDB: true}, Parallel: 8,
+		Ignore: []goleak.Option{
+			goleak.IgnoreAnyFunction("gorm.io/gorm/internal/lru.NewLRU[...].func1"), // it never ends its cache's
+		},
+	}.Main(m))
 }
 
 // service is a DB of one kind, opened by sql.Open as a program would.
