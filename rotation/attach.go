@@ -220,6 +220,9 @@ func (a *Attachment) end(ctx context.Context, g *Generation, cause error) (int, 
 		}
 		c.interrupt(cause)
 	}
+	if used == 0 && g.lapsed.Load() {
+		return 0, nil // nobody can log in to look, and there is nothing that would go on
+	}
 	return used, bounded(ctx, "ending sessions of "+a.name, func() error { return a.target.End(ctx, g, conns) })
 }
 

@@ -227,3 +227,23 @@ func TestStartInvalid(t *testing.T) {
 		t.Error("Start with an invalid config works")
 	}
 }
+
+// Closing a pool with nothing in use on a credential that is dead has nothing to end, and nothing to report.
+func TestCloseWithUnusedOfDeadCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p := g.pool("db")
+		p.set(func(p *fakePool) {
+			p.onReplace = func(context.Context, *Generation, time.Time) {}
+			p.onEnd = func(context.Context, *Generation, []*Conn) error { return ErrRefused }
+		})
+		c := p.idle(t)
+		p.a.Refused(c.Generation(), ErrRefused)
+		g.pass(time.Second)
+		g.wantCurrent(2)
+		c.SetUnused(true)
+		if err := p.a.Close(context.Background()); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+}
