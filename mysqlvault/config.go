@@ -63,9 +63,6 @@ func ParseConfig(dsn string) (*Config, error) {
 		return nil, parseError(dsn, err)
 	}
 	config := &Config{Config: parsed}
-	if strings.Trim(parsed.Net, netChars) != "" {
-		return nil, errors.New("mysqlvault: DSN: what stands before the address is no network such as tcp or unix; it is not shown, since it may be a user and a password: remove them, Vault issues both")
-	}
 	if err := config.checkLogin(); err != nil {
 		return nil, err
 	}
@@ -139,7 +136,12 @@ func parseError(dsn string, err error) error {
 // netChars is what the name of a network is made of.
 const netChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._"
 
+// checkLogin finds a user or a password, also where one has become part of the network's
+// name, as in "user:password(db)/app".
 func (c *Config) checkLogin() error {
+	if strings.Trim(c.Net, netChars) != "" {
+		return errors.New("mysqlvault: DSN or Config: what stands before the address is no network such as tcp or unix; it is not shown, since it may be a user and a password: remove them, Vault issues both")
+	}
 	var field string
 	switch {
 	case c.Passwd != "":

@@ -163,6 +163,7 @@ func TestNewConnector_WrongConfig(t *testing.T) {
 			return c
 		}(), "password (Passwd)"},
 		"no such TLS":   {&mysqlvault.Config{Config: &mysql.Config{TLSConfig: "nowhere"}, Source: source}, "nowhere"},
+		"login in Net":  {&mysqlvault.Config{Config: &mysql.Config{Net: "alice:hunter2", Addr: "db"}, Source: source}, "remove them"},
 		"other network": {&mysqlvault.Config{Config: &mysql.Config{Net: "tunnel", Addr: "db"}, Source: source}, "DialFunc"},
 	} {
 		c, err := mysqlvault.NewConnector(t.Context(), test.config)

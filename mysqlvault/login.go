@@ -77,7 +77,8 @@ func (t *target) logIn(ctx context.Context) (s *session, err error) {
 	return s, err
 }
 
-// tryLogIn is logIn for ourselves: once, for no caller, and without a wait.
+// tryLogIn is logIn without a wait and a second attempt. unused says that no caller
+// waits for it.
 func (t *target) tryLogIn(ctx context.Context, unused bool) (*session, error) {
 	for {
 		g, err := t.att.Current()
