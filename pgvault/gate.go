@@ -5,7 +5,12 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
+
+// inFlight is how long a caller may take from passing the gate to puddle's list of
+// idle connections: a microsecond, or some where there is a queue for its mutex.
+const inFlight = 20 * time.Microsecond
 
 // gate keeps callers of the outer Pool waiting for the microseconds in which we
 // hold the idle connections: whoever looked for one then would find none, and log
@@ -35,7 +40,10 @@ func (g *gate) close() (open func()) {
 	if !g.shut.CompareAndSwap(nil, &opened) {
 		return func() {}
 	}
-	runtime.Gosched() // who has just passed gets what is idle
+	// Who has just passed gets what is idle, if left the time to look for it.
+	for since := time.Now(); time.Since(since) < inFlight; {
+		runtime.Gosched()
+	}
 	return sync.OnceFunc(func() {
 		g.shut.Store(nil)
 		close(opened)
