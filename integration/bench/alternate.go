@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
@@ -34,16 +35,16 @@ type steadyResult struct {
 	rounds [][equals]slice
 }
 
-// alternate gives the pools equal slices, in turn, so that whatever else the machine does hits all of them.
+// alternate gives the pools equal slices, in turn, so that whatever else the machine does hits all of them. Each round
+// has an order of its own: the same one all the time would have each pool follow the same other, which shows.
 func (e *env) alternate(ctx context.Context, ps [equals]pool, r *steadyResult) error {
 	n, err := e.calibrate(ctx, ps, r.op)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.title(), err)
 	}
-	for round := range max(1, e.alternations/e.blocks) {
+	for range max(1, e.alternations/e.blocks) {
 		var slices [equals]slice
-		for i := range ps {
-			i = (i + round) % len(ps)
+		for _, i := range rand.Perm(len(ps)) {
 			if slices[i], err = runSlice(ctx, ps[i], r.op, n); err != nil {
 				return fmt.Errorf("%s of %s: %w", r.title(), e.poolNames()[i], err)
 			}
@@ -124,11 +125,19 @@ func (r *steadyResult) key() string {
 	return fmt.Sprintf("%s/goroutines=%d", name.String(), r.op.goroutines)
 }
 
-// ratio is the median of pool i's ratios to pool 0, round by round, and their quartiles.
-func (r *steadyResult) ratio(i int) string {
+// equal is the ratio of the second raw pool to the first.
+func equal(round [equals]slice) float64 { return float64(round[1].took) / float64(round[0].took) }
+
+// cost is the ratio of our pool to the mean of the raw ones.
+func cost(round [equals]slice) float64 {
+	return 2 * float64(round[2].took) / float64(round[0].took+round[1].took)
+}
+
+// ratio is the median of what of gives round by round, and the quartiles.
+func (r *steadyResult) ratio(of func([equals]slice) float64) string {
 	ratios := make([]float64, len(r.rounds))
 	for n, round := range r.rounds {
-		ratios[n] = float64(round[i].took) / float64(round[0].took)
+		ratios[n] = of(round)
 	}
 	slices.Sort(ratios)
 	return fmt.Sprintf("%.3f (%.3f to %.3f)", quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75))
