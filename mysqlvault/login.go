@@ -34,6 +34,7 @@ type driverConn interface {
 type session struct {
 	driverConn
 	g       *rotation.Generation
+	att     *rotation.Attachment
 	tracked *rotation.Conn
 	socket  *socket
 
@@ -44,6 +45,7 @@ type session struct {
 // login is what a generation logs in by: a connector of its own, so that a
 // connection's generation is never in doubt.
 type login struct {
+	att       *rotation.Attachment
 	g         *rotation.Generation
 	connector driver.Connector
 }
@@ -140,7 +142,7 @@ func (t *target) newLogin(g *rotation.Generation, bind binder, at net.Addr) (*lo
 	if err != nil {
 		return nil, fmt.Errorf("mysqlvault: mysql.Config: %w", err)
 	}
-	return &login{g, connector}, nil
+	return &login{t.att, g, connector}, nil
 }
 
 // binder counts a connection in a generation.
@@ -200,7 +202,7 @@ func (l *login) connect(ctx context.Context, unused bool) (*session, error) {
 	}
 	a.socket.established.Store(true)
 	a.tracked.SetSession(a.socket)
-	return &session{driverConn: all, g: l.g, tracked: a.tracked, socket: a.socket}, nil
+	return &session{driverConn: all, g: l.g, att: l.att, tracked: a.tracked, socket: a.socket}, nil
 }
 
 // close ends the session in an orderly way, if it is in order.
@@ -222,10 +224,14 @@ func (s *session) retire() {
 	go func() { _ = s.close() }()
 }
 
-// explain adds to an error why the connection was ended, where that is the cause.
+// explain adds to an error why the connection was ended, where that is the cause. The
+// engine hears of a right that is missing.
 func (s *session) explain(err error) error {
 	if err == nil || errors.Is(err, driver.ErrSkip) {
 		return err
+	}
+	if refusedRight(err) {
+		s.att.Suspect(s.g, err)
 	}
 	if ended := s.tracked.Ended(); ended != nil {
 		return fmt.Errorf("%w: %w", ended, err)

@@ -21,6 +21,23 @@ const (
 	erHostNotPrivileged  = 1130 // no account left that matches this host
 )
 
+// What a live session is told whose rights have been taken away, or who never had them.
+const (
+	erTableAccessDenied  = 1142
+	erColumnAccessDenied = 1143
+	erSpecificAccess     = 1227 // an administrative privilege
+	erRoutineDenied      = 1370
+)
+
+// refusedRight reports whether err, from a live session, may mean that its user is gone.
+func refusedRight(err error) bool {
+	switch codeOf(err) {
+	case erDBAccessDenied, erTableAccessDenied, erColumnAccessDenied, erSpecificAccess, erRoutineDenied:
+		return true
+	}
+	return false
+}
+
 // erTooManyConnections is what a server says that takes no more: nothing about the
 // credential. The limits of a single user, 1203 and 1226, are not that: closing sessions
 // of the old user makes no room for the new one.

@@ -6,31 +6,27 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // What callers of Acquire get while a generation is being replaced.
 
-// begin makes r known to callers, and returns the generation that follows.
-func (t *target) begin(r *replacer) (next *rotation.Generation) {
+// begin makes r known to callers.
+func (t *target) begin(r *replacer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.only.Store(nil)
+	t.look.Store(true)
 	replacers := append(slices.Clone(t.atWork()), r)
 	t.replacers.Store(&replacers)
-	next, _ = t.att.Current() // nil if there is none: we go on looking at each
-	return next
 }
 
 // end undoes begin.
-func (t *target) end(r *replacer, next *rotation.Generation) {
+func (t *target) end(r *replacer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	replacers := slices.DeleteFunc(slices.Clone(t.atWork()), func(other *replacer) bool { return other == r })
 	t.replacers.Store(&replacers)
 	if len(replacers) == 0 && !t.ended.Load() {
-		t.only.Store(next)
+		t.look.Store(false)
 	}
 }
 

@@ -80,6 +80,7 @@ func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 			r.built.Store(true)
 		}
 	}
+	t.watchErrors(c)
 	attempt := &attempt{t: t, given: given, user: c.Tracer}
 	dial := c.DialFunc
 	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -161,9 +162,6 @@ func (a *attempt) bind(pc *pgconn.Config, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	if a.given.g == nil && g.ID() == 1 { // there was none when the pool was started, and there are none but of this one
-		a.t.only.CompareAndSwap(nil, g)
-	}
 	a.mixed = a.mixed || a.conn != nil && a.conn.Generation() != g
 	a.conn = c
 	pc.User, pc.Password = g.Credential().Username(), g.Credential().Password()
@@ -223,20 +221,19 @@ func sessionOf(c *rotation.Conn) *session {
 // customKey is where the tracked socket is found when it is wrapped out of sight.
 const customKey = "vaultpool.conn"
 
-func trackedConn(c *pgx.Conn) *rotation.Conn {
-	if tracked := rotation.ConnOf(c.PgConn().Conn()); tracked != nil {
+func trackedConn(c *pgx.Conn) *rotation.Conn { return trackedSocket(c.PgConn()) }
+
+func trackedSocket(c *pgconn.PgConn) *rotation.Conn {
+	if tracked := rotation.ConnOf(c.Conn()); tracked != nil {
 		return tracked
 	}
-	tracked, _ := c.PgConn().CustomData()[customKey].(*rotation.Conn)
+	tracked, _ := c.CustomData()[customKey].(*rotation.Conn)
 	return tracked
 }
 
 // allServe reports that no connection is of a generation that callers are to be kept
 // from. It is on everybody's path: two atomic loads. Otherwise mayServe looks at one.
-func (t *target) allServe() bool {
-	g := t.only.Load()
-	return g != nil && g.Serving()
-}
+func (t *target) allServe() bool { return !t.look.Load() && t.att.Settled() }
 
 func (t *target) prepareConnAndUser(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	if !t.allServe() && !t.mayServe(ctx, conn) {
@@ -263,7 +260,7 @@ const pingAfter = time.Second // pgxpool's default
 // reset by taking it. Some time after we have stopped doing that, the rule comes
 // to the same by itself.
 func (t *target) shouldPing(_ context.Context, p pgxpool.ShouldPingParams) bool {
-	return p.IdleDuration > pingAfter || t.only.Load() == nil && wasSwept(p.Conn)
+	return p.IdleDuration > pingAfter || t.look.Load() && wasSwept(p.Conn)
 }
 
 func (t *target) shouldPingOrUser(ctx context.Context, p pgxpool.ShouldPingParams) bool {

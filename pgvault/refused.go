@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/vaultpool/vaultpool/rotation"
@@ -38,6 +39,31 @@ func refusedLogin(err error) bool {
 		}
 	})
 	return refused || noRule && !otherwise
+}
+
+// watchErrors has a live session that is refused something tell the engine, before
+// the user's handler, or pgx's, decides whether the connection may go on:
+//
+//	42501  insufficient_privilege: its grants are gone, or it never had them
+//	42704  undefined_object: the role is gone
+func (t *target) watchErrors(c *pgx.ConnConfig) {
+	user := c.OnPgError
+	c.OnPgError = func(pc *pgconn.PgConn, e *pgconn.PgError) bool {
+		if e.Code == "42501" || e.Code == "42704" {
+			t.suspect(pc, e)
+		}
+		return user == nil || user(pc, e)
+	}
+}
+
+func (t *target) suspect(pc *pgconn.PgConn, e *pgconn.PgError) {
+	conn := trackedSocket(pc)
+	if conn == nil || conn.Session() == nil { // it is not logged in: a refused login
+		return
+	}
+	if g := conn.Generation(); g != nil {
+		t.att.Suspect(g, e)
+	}
 }
 
 // eachAttempt visits the end of every branch of an error's tree: the server's

@@ -21,7 +21,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 	p := rotation.NewPace(time.Now(), by, t.att.Connections(old))
 	r := &replacer{t: t, old: old, late: p.End()}
 	r.ctx = context.WithValue(ctx, sweepKey, r)
-	next := t.begin(r)
+	t.begin(r)
 	if r.pool = t.wait(ctx); r.pool == nil {
 		return
 	}
@@ -33,7 +33,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		}
 		if left == 0 && missing == 0 {
 			// What we gave back looks used just now until pgxpool pings it by itself.
-			time.AfterFunc(pingAfter, func() { t.end(r, next) })
+			time.AfterFunc(pingAfter, func() { t.end(r) })
 			return
 		}
 		r.round(missing > 0)

@@ -27,10 +27,9 @@ type target struct {
 	pool  *pgxpool.Pool
 
 	gate gate
-	only atomic.Pointer[rotation.Generation] // while it serves, so do those of all connections; nil: look at each
+	look atomic.Bool // at each connection that is handed out: one is replaced, or was a second ago, or End was called
 
-	// End has closed sockets of connections that their users may give back yet: look
-	// at each from then on.
+	// End has closed sockets of connections that their users may give back yet.
 	ended atomic.Bool
 
 	mu        sync.Mutex                  // held to change replacers
@@ -63,12 +62,7 @@ func hostsOf(c *pgx.ConnConfig) []host {
 }
 
 // Attached is called before any other method.
-func (t *target) Attached(a *rotation.Attachment) {
-	t.att = a
-	if g, err := a.Current(); err == nil {
-		t.only.Store(g)
-	}
-}
+func (t *target) Attached(a *rotation.Attachment) { t.att = a }
 
 // Name is host:port/database of the first host.
 func (t *target) Name() string {

@@ -117,6 +117,11 @@ func (a *Attachment) Connections(g *Generation) int {
 	return by[a]
 }
 
+// Settled reports that no connection is of a generation that is being replaced: all
+// that are open may serve. It costs one atomic load. While it is false,
+// [Generation.Serving] and [Generation.Dead] tell for each.
+func (a *Attachment) Settled() bool { return a.r.quiet.Load() }
+
 // Refused reports that the database refused a login with g. However many report
 // it, one rotation follows; of a generation that is not current it says nothing
 // new. The login can be tried again when Await returns nil.

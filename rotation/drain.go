@@ -62,9 +62,7 @@ func (l *loop) renewed(anchor instant, g *Generation, granted Lease, increment t
 	if !l.closing {
 		switch {
 		case errors.Is(err, ErrLeaseGone):
-			g.gone = true
-			g.lapsed.Store(true)
-			l.urgent("lease is gone")
+			l.leaseGone(g)
 		case errors.Is(err, ErrDenied):
 			l.urgent("renewal is denied")
 		}
@@ -75,8 +73,9 @@ func (l *loop) renewed(anchor instant, g *Generation, granted Lease, increment t
 // startDraining closes g to new logins and has every pool replace its
 // connections until by.
 func (l *loop) startDraining(g *Generation, reason string, by instant) {
+	l.r.quiet.Store(false)
 	g.phase.CompareAndSwap(phaseServing, phaseDraining)
-	g.state, g.reason, g.drainBy = StateDraining, reason, by
+	g.state, g.reason, g.drainBy, g.stays = StateDraining, reason, by, false
 	g.shut()
 	n, _ := g.count()
 	l.emit(Event{Kind: Draining, Generation: g.id, Reason: reason, Connections: n})
@@ -86,6 +85,21 @@ func (l *loop) startDraining(g *Generation, reason string, by instant) {
 	for _, a := range l.attached {
 		l.r.running.Go(func() { a.replace(g, by.t) })
 	}
+}
+
+// letStay closes g to new logins and leaves its connections alone.
+func (l *loop) letStay(now instant, g *Generation, reason string) {
+	g.state, g.reason, g.drainBy, g.stays = StateDraining, reason, now.add(longest), true
+	g.shut()
+	n, _ := g.count()
+	l.emit(Event{Kind: Draining, Generation: g.id, Reason: reason, Connections: n})
+}
+
+// settle says whether connections of some generation are being replaced.
+func (l *loop) settle() {
+	l.r.quiet.Store(!slices.ContainsFunc(l.gens, func(g *Generation) bool {
+		return (g.state == StateDraining || g.state == StateEnding) && !g.stays
+	}))
 }
 
 // stepDraining waits for the last connection or the deadline.
@@ -186,6 +200,7 @@ func (l *loop) startRevoking(now instant, g *Generation) time.Duration {
 		return 0
 	}
 	g.state, g.revokeAt = StateRevoking, now
+	l.settle()
 	return l.stepRevoking(now, g)
 }
 
@@ -247,6 +262,7 @@ func (l *loop) giveUpRevoking(g *Generation, err error) {
 func (l *loop) retire(g *Generation) {
 	g.state = StateRetired
 	l.gens = slices.DeleteFunc(l.gens, func(x *Generation) bool { return x == g })
+	l.settle()
 }
 
 // close starts the end: the current generation and any candidate drain too. It
@@ -272,7 +288,9 @@ func (l *loop) close(ctx context.Context) bool {
 		case StateCurrent:
 			l.startDraining(g, "closed", by)
 		case StateDraining:
-			if now.until(g.drainBy) > now.until(by) {
+			if g.stays {
+				l.startDraining(g, "closed", by)
+			} else if now.until(g.drainBy) > now.until(by) {
 				g.drainBy = by
 			}
 		case StateRevoking:
@@ -348,7 +366,7 @@ func (l *loop) describe(g *Generation) GenerationStatus {
 	for a, n := range by {
 		s.ByAttachment[a.name] += n
 	}
-	if g.state == StateDraining || g.state == StateEnding {
+	if (g.state == StateDraining || g.state == StateEnding) && !g.stays {
 		s.DrainBy = g.drainBy.t
 	}
 	return s

@@ -19,6 +19,7 @@ const (
 	RenewFailed      EventKind = "renew failed"      // Err says why
 	Refreshed        EventKind = "refreshed"         // issued again and found unchanged
 	LoginRefused     EventKind = "login refused"     // a connection was refused; rotation starts
+	LeaseChecked     EventKind = "lease checked"     // a live session was refused something, which is Reason; Err says that the lease is gone, or why that is not known, and is nil if it is in order
 	Draining         EventKind = "draining"          // a newer one took its place; Connections are left
 	ReplaceFailed    EventKind = "replace failed"    // a pool could not replace a connection; Reason is the pool
 	Drained          EventKind = "drained"           // its last connection is gone

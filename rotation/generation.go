@@ -22,6 +22,7 @@ type Generation struct {
 
 	phase  atomic.Int32
 	lapsed atomic.Bool // the database refuses it, or its lease is known to be gone
+	hush   hush        // after a suspicion
 	live   func()      // called, without a lock held, when no login is possible and the last socket went
 
 	mu     sync.Mutex

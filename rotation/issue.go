@@ -145,6 +145,29 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 	}
 }
 
+// supersede has the connections of old replaced, whose credential died or is to be
+// given back. Where only the password has changed they stay, until the user does.
+func (l *loop) supersede(now instant, old *Generation, reason string, died bool) {
+	if old.staysBeside(l.current) {
+		l.letStay(now, old, reason)
+		return
+	}
+	if died {
+		old.phase.Store(phaseDead)
+	}
+	for _, g := range slices.Clone(l.gens) {
+		if g == old || g.stays {
+			l.startDraining(g, reason, now.add(g.term.drainFor(now, l.r.config)))
+		}
+	}
+}
+
+// staysBeside reports that a session of g is as good as one of next: the user is the
+// same, and nothing ends it or is to be given back.
+func (g *Generation) staysBeside(next *Generation) bool {
+	return !g.lease.Revocable && g.term.endless() && g.cred.Username() == next.cred.Username()
+}
+
 // futile reports whether a rotation for want of time has brought none. Without
 // this, leases that all end with their token would be replaced ever faster.
 func (l *loop) futile(lease Lease) bool {
@@ -366,10 +389,7 @@ func (l *loop) publish(now instant, op *operation, took time.Duration) {
 	l.succeeded("renew")
 	l.emit(Event{Kind: Published, Generation: g.id, Reason: op.reason, TTL: g.lease.TTL, Took: took})
 	if old != nil {
-		if died {
-			old.phase.Store(phaseDead)
-		}
-		l.startDraining(old, op.reason, now.add(old.term.drainFor(now, l.r.config)))
+		l.supersede(now, old, op.reason, died)
 	}
 	l.attemptDone(nil) // last: whoever asked for this finds it done, its events included
 }

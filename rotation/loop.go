@@ -64,6 +64,10 @@ type owned struct {
 	refused bool // the database refused it
 	gone    bool // its lease is known to be gone
 	swept   bool // the targets have ended what had no socket any more
+	stays   bool // its sessions are as good as those of its successor
+
+	checking bool // whether its lease exists
+	alive    int  // checks in a row that did not find it gone
 
 	renewing       bool
 	renewFailures  int
@@ -298,6 +302,13 @@ func (l *loop) loginRefused(g *Generation, pool string, err error) {
 	l.emit(Event{Kind: LoginRefused, Generation: g.id, Reason: pool, Err: err})
 	l.urgent("login refused")
 	l.lose("the database refused it")
+}
+
+// leaseGone records that the credential of g has no lease any more.
+func (l *loop) leaseGone(g *Generation) {
+	g.gone = true
+	g.lapsed.Store(true)
+	l.urgent("lease is gone")
 }
 
 // urgent asks for a rotation before the schedule does. A credential that had

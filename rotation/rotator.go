@@ -17,10 +17,12 @@ type Rotator struct {
 	source  Source
 	renewer Renewer // nil if the source has none
 	revoker Revoker // nil if the source has none
+	checker Checker // nil if the source has none
 	config  Config
 	events  bus
 
 	view  atomic.Pointer[view]   // what everybody may see
+	quiet atomic.Bool            // no connection is of a generation that is being replaced
 	wake  chan struct{}          // a generation became empty
 	inbox chan func()            // what the owner goroutine is asked to do
 	done  chan struct{}          // closed when the owner goroutine has ended
@@ -89,9 +91,11 @@ func newRotator(source Source, config Config) (*Rotator, error) {
 	}
 	r.renewer, _ = source.(Renewer)
 	r.revoker, _ = source.(Revoker)
+	r.checker, _ = source.(Checker)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.events.init(config.Logger)
 	r.loop = &loop{r: r, want: "start", lost: &NoCredentialError{Since: time.Now(), Reason: noneYet}}
+	r.quiet.Store(true)
 	r.loop.show()
 	return r, nil
 }

@@ -145,7 +145,7 @@ func plan(now instant, t term, c Config) (do action, in time.Duration, why strin
 		}
 	}
 	if t.refresh > 0 {
-		if refresh := t.refresh + spread(t.refresh/20, t.jitter) - age; refresh < at {
+		if refresh := t.refresh + spread(min(t.refresh/20, 10*time.Second), t.jitter) - age; refresh < at {
 			do, at, why = actRefresh, refresh, "refresh"
 		}
 	}

@@ -133,7 +133,8 @@ func TestPlanSpreads(t *testing.T) {
 	}{
 		{Lease{TTL: time.Hour, Renewable: true}, 37 * time.Minute, 43 * time.Minute},
 		{Lease{TTL: time.Hour}, 55 * time.Minute, 52*time.Minute + 30*time.Second},
-		{Lease{RefreshAfter: 20 * time.Minute}, 20 * time.Minute, 21 * time.Minute},
+		{Lease{RefreshAfter: 2 * time.Minute}, 2 * time.Minute, 126 * time.Second},
+		{Lease{RefreshAfter: 24 * time.Hour}, 24 * time.Hour, 24*time.Hour + 10*time.Second}, // a static role's password changes then
 	} {
 		_, first, _ := plan(after(0), newTerm(after(0), c.lease, 0), testConfig)
 		_, last, _ := plan(after(0), newTerm(after(0), c.lease, most), testConfig)

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Source issues credentials. It may also be a [Renewer], a [Revoker] or a
-// [Watcher]; the Rotator asks once, when it is made, and uses what there is.
+// Source issues credentials. It may also be a [Renewer], a [Revoker], a
+// [Checker] or a [Watcher]; the Rotator asks once, when it is made, and uses what there is.
 //
 // The Rotator calls a source from several goroutines, but never issues twice at
 // once. Errors are told apart with errors.Is: [ErrLeaseGone], [ErrDenied] and
@@ -34,9 +34,11 @@ type Lease struct {
 	Renewable bool
 	// Revocable says that Revoke must be called once the last connection is gone.
 	Revocable bool
-	// RefreshAfter asks for another Issue after this time, to see whether the
-	// credential changed (static roles, KV, files). 0 means never. It is
-	// independent of TTL.
+	// RefreshAfter asks for another Issue after this time, and up to a twentieth or
+	// ten seconds more, to see whether the credential changed (static roles, KV,
+	// files). 0 means never. It is independent of TTL. Where a credential without a
+	// lease and a TTL comes back with the same user and another password, connections
+	// that are open stay: the server does not mind.
 	RefreshAfter time.Duration
 	// Capped says that the source knows that a renewal will not move the end any
 	// further: a ceiling (Vault's max_ttl) or the token's end is reached. The
@@ -60,6 +62,14 @@ type Revoker interface {
 	// is retried until the lease would have ended by itself. The context bounds
 	// the call.
 	Revoke(ctx context.Context, lease Lease) error
+}
+
+// Checker is a source that can say whether a lease exists.
+type Checker interface {
+	// Check returns nil if the lease exists, [ErrLeaseGone] if it does not, and any
+	// other error where that cannot be told. It is asked when a live session is
+	// refused something, seldom. The context bounds the call.
+	Check(ctx context.Context, lease Lease) error
 }
 
 // Watcher is a source that can tell that its credential changed.

@@ -46,6 +46,6 @@ type GenerationStatus struct {
 	ByAttachment map[string]int
 	Issued       time.Time
 	Expires      time.Time // zero where no end is known
-	DrainBy      time.Time // the drain deadline; zero unless draining or ending
+	DrainBy      time.Time // the drain deadline; zero unless draining or ending, and where connections may stay
 	Reason       string    // why it was replaced; "" while current
 }

@@ -200,6 +200,7 @@ func TestStartRefused(t *testing.T) {
 		}
 		g.r, g.w.max = r, 5
 		t.Cleanup(g.check)
+		g.source.onIssue = func(int) error { time.Sleep(time.Second); return nil } // until the pool is there
 		r.run()
 		p := g.pool("db")
 		p.set(func(p *fakePool) {

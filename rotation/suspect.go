@@ -1,0 +1,90 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+)
+
+// Suspect reports that the server refused a live session of g something, as it does
+// when the user's rights have been taken away: what err says. That may as well be the
+// caller's fault, so it is checked before it is believed: the source is asked whether
+// the lease exists ([Checker]) or, where that cannot be told, a login is tried. If it
+// is gone one rotation follows, as after [Attachment.Refused]. Checks are a second
+// apart at least, and up to half a minute while all is in order. It does not block and
+// may be called for every such error.
+func (a *Attachment) Suspect(g *Generation, err error) {
+	if g.hush.left(readClocks()) > 0 {
+		return
+	}
+	a.r.do(func() { a.r.loop.suspected(g, err) })
+}
+
+// hush is a time in which suspicions are not heard.
+type hush struct{ until atomic.Pointer[instant] }
+
+// left is how much of it is left; less than 0 for how long it has been over.
+func (h *hush) left(now instant) time.Duration {
+	if until := h.until.Load(); until != nil {
+		return now.until(*until)
+	}
+	return 0
+}
+
+func (h *hush) set(now instant, d time.Duration) {
+	until := now.add(d)
+	h.until.Store(&until)
+}
+
+// checkTimeout bounds one check.
+const checkTimeout = 10 * time.Second
+
+// suspected is Suspect.
+func (l *loop) suspected(g *Generation, suspicion error) {
+	if g != l.current || g.refused || g.gone || g.checking || l.closing {
+		return
+	}
+	now := l.r.now()
+	if g.hush.left(now) < -time.Minute {
+		g.alive = 0
+	}
+	g.checking = true
+	g.hush.set(now, checkTimeout)
+	r, lease := l.r, g.lease
+	r.running.Go(func() {
+		err := errUnchecked
+		if r.checker != nil && lease.ID != "" {
+			ctx, cancel := context.WithTimeout(r.ctx, checkTimeout)
+			defer cancel()
+			err = safely("Check", func() error { return r.checker.Check(ctx, lease) })
+		}
+		r.do(func() { l.checked(now, g, suspicion, err) })
+	})
+}
+
+// errUnchecked stands for a check that the source cannot make.
+var errUnchecked = errors.New("the source cannot tell whether the credential is in order")
+
+// checked takes the answer of a check.
+func (l *loop) checked(started instant, g *Generation, suspicion, err error) {
+	now := l.r.now()
+	g.checking = false
+	g.alive++
+	g.hush.set(now, backoff(g.alive, time.Second, 30*time.Second, retryAfter(err), 0))
+	if g != l.current || l.closing {
+		return
+	}
+	l.emit(Event{Kind: LeaseChecked, Generation: g.id, Reason: suspicion.Error(), Took: now.since(started), Err: err})
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrLeaseGone):
+		l.leaseGone(g)
+	default:
+		l.probe(g, func(p ProbeResult) {
+			if p.Refused > 0 && p.Accepted == 0 {
+				l.loginRefused(g, "", p.Err)
+			}
+		})
+	}
+}
