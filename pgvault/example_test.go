@@ -33,7 +33,7 @@ func ExampleParseConfig_mistakes() {
 	_, err = pgvault.ParseConfig("postgres://jack:secret@db.internal/app?vault_path=database/creds/app")
 	fmt.Println(err)
 	// Output:
-	// pgvault: connection string: unknown parameter vault_role; there are vault_addr, vault_ca_cert, vault_close_timeout, vault_drain_timeout, vault_max_unrevoked, vault_namespace, vault_path, vault_renew_increment, vault_start_timeout, vault_token_file
+	// pgvault: connection string: unknown parameter vault_role; there are vault_addr, vault_ca_cert, vault_close_timeout, vault_drain_timeout, vault_lease_ttl, vault_max_unrevoked, vault_namespace, vault_password_field, vault_path, vault_refresh_interval, vault_renew_increment, vault_start_timeout, vault_token_file, vault_username_field
 	// pgvault: the connection string sets the password; remove it: user and password are issued, by Vault or whatever the source is, and change while the pool is open
 }
 

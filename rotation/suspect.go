@@ -11,8 +11,8 @@ import (
 // when the user's rights have been taken away: what err says. That may as well be the
 // caller's fault, so it is checked before it is believed: the source is asked whether
 // the lease exists ([Checker]) or, where that cannot be told, a login is tried. If it
-// is gone one rotation follows, as after [Attachment.Refused]. Checks are a second
-// apart at least, and up to half a minute while all is in order. It does not block and
+// is gone one rotation follows, as after [Attachment.Refused]. Checks are a
+// quarter of a second apart at least, and up to half a minute while all is in order. It does not block and
 // may be called for every such error.
 func (a *Attachment) Suspect(g *Generation, err error) {
 	if g.hush.left(readClocks()) > 0 {
@@ -71,7 +71,7 @@ func (l *loop) checked(started instant, g *Generation, suspicion, err error) {
 	now := l.r.now()
 	g.checking = false
 	g.alive++
-	g.hush.set(now, backoff(g.alive, time.Second, 30*time.Second, retryAfter(err), 0))
+	g.hush.set(now, backoff(g.alive, 250*time.Millisecond, 30*time.Second, retryAfter(err), 0))
 	if g != l.current || l.closing {
 		return
 	}

@@ -50,12 +50,12 @@ func TestHazard36SuspicionsAreCheckedSeldom(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		synctest.Wait()
-		// After 0, 1, 3, 7, 15, 31 s, then every half minute.
-		if n := s.checks.Load(); n != 8 {
-			t.Errorf("%d checks in 100 s, want 8", n)
+		// After 0.3, 0.8, 1.8, 3.8, 7.8, 15.8, 31.8 s, then every half minute.
+		if n := s.checks.Load(); n != 10 {
+			t.Errorf("%d checks in 100 s, want 10", n)
 		}
 		g.wantCurrent(1)
-		g.wantEvents(map[EventKind]int{LeaseChecked: 8, LoginRefused: 0, Published: 1})
+		g.wantEvents(map[EventKind]int{LeaseChecked: 10, LoginRefused: 0, Published: 1})
 		if e := g.last(LeaseChecked); e.Reason != errNoRight.Error() || e.Err != nil {
 			t.Errorf("the event: %+v", e)
 		}
@@ -64,8 +64,8 @@ func TestHazard36SuspicionsAreCheckedSeldom(t *testing.T) {
 		g.pass(time.Second)
 		p.a.Suspect(gen, errNoRight)
 		synctest.Wait()
-		if n := s.checks.Load(); n != 10 {
-			t.Errorf("%d checks after a time of quiet, want 10", n)
+		if n := s.checks.Load(); n != 12 {
+			t.Errorf("%d checks after a time of quiet, want 12", n)
 		}
 	})
 }

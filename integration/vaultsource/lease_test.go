@@ -329,13 +329,7 @@ func TestNoSuchRole(t *testing.T) {
 		f.answered(err, http.StatusForbidden)
 	})
 	t.Run("role itself rather than its creds", func(t *testing.T) {
-		f.failed(at(mount+"/roles/"+f.role.Name), rotation.ErrInvalid, "no username and password", "creation_statements, ", "default_ttl")
-	})
-	t.Run("key and value", func(t *testing.T) {
-		f.must(bed.Vault.Client.Sys().MountWithContext(t.Context(), "kv-"+f.role.Name, &api.MountInput{Type: "kv"}))
-		f.secret("kv-password-canary")
-		f.root("kv-"+f.role.Name+"/app", map[string]any{"username": "u", "password": "kv-password-canary"})
-		f.failed(at("kv-"+f.role.Name+"/app"), rotation.ErrInvalid, "no lease", "not a dynamic role")
+		f.failed(at(mount+"/roles/"+f.role.Name), rotation.ErrInvalid, "no text in its fields username and password", "creation_statements, ", "default_ttl")
 	})
 }
 
@@ -346,7 +340,7 @@ func TestUnusableAnswer(t *testing.T) {
 	p.set(only(f.role.CredsPath, without("password")))
 
 	_, _, err := f.sourceAt(p.URL, f.token).Issue(t.Context())
-	f.failed(err, rotation.ErrInvalid, "no username and password, but these fields: username")
+	f.failed(err, rotation.ErrInvalid, "no text in its fields username and password, but these fields: username")
 	f.left(0)
 
 	token := f.newToken(`path "`+f.role.CredsPath+`" { capabilities = ["read"] }`, time.Hour)

@@ -18,12 +18,14 @@ type Origin struct {
 	Source   rotation.Source
 	Rotator  *rotation.Rotator
 	Rotation rotation.Config
+
+	made *vaultsource.Source // the source, if it is ours to close
 }
 
 // Check returns what is wrong before anything is started. example is what a
 // connection string of this kind says.
 func (o Origin) Check(example string) error {
-	fromVault := o.Vault.Path != "" || o.Vault.Client != nil
+	fromVault := o.Vault.Path != "" || o.Vault.Client != nil || o.Vault.Auth != nil
 	given := 0
 	for _, is := range []bool{fromVault, o.Source != nil, o.Rotator != nil} {
 		if is {
@@ -70,7 +72,7 @@ func (o *Origin) Resolve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.Source = source
+	o.Source, o.made = source, source
 	return nil
 }
 
@@ -91,7 +93,26 @@ func (o Origin) rotator(open func() (*rotation.Rotator, error)) (*rotation.Rotat
 	}
 	r, err := open()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, o.closeSource(context.Background()))
 	}
-	return r, r.Close, nil
+	return r, func(ctx context.Context) error {
+		err := r.Close(ctx)
+		return errors.Join(err, o.closeSource(ctx))
+	}, nil
+}
+
+// closeSource gives back the Vault tokens that the source has logged in for, also where
+// the Rotator has used up the time: they would take their leases with them only at their
+// end.
+func (o Origin) closeSource(ctx context.Context) error {
+	if o.made == nil {
+		return nil
+	}
+	const least = time.Second
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), least)
+	defer cancel()
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) > least || !ok {
+		bound = ctx
+	}
+	return o.made.Close(bound)
 }

@@ -35,10 +35,15 @@ var known = map[string]param{
 	"vault_ca_cert":    text(func(v *vaultsource.Config) *string { return &v.CACert }),
 	"vault_token_file": text(func(v *vaultsource.Config) *string { return &v.TokenFile }),
 
-	"vault_drain_timeout":   duration(func(r *rotation.Config) *time.Duration { return &r.DrainTimeout }),
-	"vault_start_timeout":   duration(func(r *rotation.Config) *time.Duration { return &r.StartTimeout }),
-	"vault_close_timeout":   duration(func(r *rotation.Config) *time.Duration { return &r.CloseTimeout }),
-	"vault_renew_increment": duration(func(r *rotation.Config) *time.Duration { return &r.RenewIncrement }),
+	"vault_username_field":   text(func(v *vaultsource.Config) *string { return &v.UsernameField }),
+	"vault_password_field":   text(func(v *vaultsource.Config) *string { return &v.PasswordField }),
+	"vault_refresh_interval": duration(func(v *vaultsource.Config, _ *rotation.Config) *time.Duration { return &v.RefreshInterval }),
+	"vault_lease_ttl":        duration(func(v *vaultsource.Config, _ *rotation.Config) *time.Duration { return &v.LeaseTTL }),
+
+	"vault_drain_timeout":   duration(func(_ *vaultsource.Config, r *rotation.Config) *time.Duration { return &r.DrainTimeout }),
+	"vault_start_timeout":   duration(func(_ *vaultsource.Config, r *rotation.Config) *time.Duration { return &r.StartTimeout }),
+	"vault_close_timeout":   duration(func(_ *vaultsource.Config, r *rotation.Config) *time.Duration { return &r.CloseTimeout }),
+	"vault_renew_increment": duration(func(_ *vaultsource.Config, r *rotation.Config) *time.Duration { return &r.RenewIncrement }),
 	"vault_max_unrevoked": {
 		set: func(_ *vaultsource.Config, r *rotation.Config, value string) error {
 			n, err := strconv.Atoi(value)
@@ -70,18 +75,18 @@ func text(field func(*vaultsource.Config) *string) param {
 	}
 }
 
-func duration(field func(*rotation.Config) *time.Duration) param {
+func duration(field func(*vaultsource.Config, *rotation.Config) *time.Duration) param {
 	return param{
-		set: func(_ *vaultsource.Config, r *rotation.Config, value string) error {
+		set: func(v *vaultsource.Config, r *rotation.Config, value string) error {
 			d, err := time.ParseDuration(value)
 			if err != nil || d <= 0 {
 				return fmt.Errorf("%q is not a positive duration such as 30s or 5m", value)
 			}
-			*field(r) = d
+			*field(v, r) = d
 			return nil
 		},
-		get: func(_ *vaultsource.Config, r *rotation.Config) string {
-			if d := *field(r); d > 0 {
+		get: func(v *vaultsource.Config, r *rotation.Config) string {
+			if d := *field(v, r); d > 0 {
 				return d.String()
 			}
 			return ""

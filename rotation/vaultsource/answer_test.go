@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +42,7 @@ func TestClassify(t *testing.T) {
 	const lease = "database/creds/app/n2M8CMFe3P9A"
 	issue, renew := request{issueCredential, "database/creds/app"}, request{renewLease, lease}
 	revoke, lookup := request{revokeLease, lease}, request{lookupToken, "auth/token/lookup-self"}
+	check, prolong, enter := request{lookUpLease, lease}, request{renewToken, "auth/token/renew-self"}, request{logIn, "with a method"}
 	for _, test := range []struct {
 		request request
 		status  int
@@ -81,6 +81,16 @@ func TestClassify(t *testing.T) {
 		{revoke, 400, saysDownAtRevoke, nil, ""},
 		{revoke, 403, saysDenied, rotation.ErrDenied, `path "sys/leases/revoke/database/creds/app/*" { capabilities = ["update"] }`},
 		{revoke, 503, saysSealed, nil, ""},
+
+		{check, 400, "1 error occurred:\n\t* invalid lease\n\n", rotation.ErrLeaseGone, ""},
+		{check, 503, saysSealed, nil, ""},
+		{check, 403, saysDenied, rotation.ErrDenied, `path "sys/leases/lookup" { capabilities = ["update"] }`},
+		{prolong, 400, "lease is not renewable", rotation.ErrInvalid, ""},
+		{prolong, 403, saysDenied, rotation.ErrDenied, `path "auth/token/renew-self"`},
+		{enter, 400, "invalid role or secret ID", rotation.ErrDenied, "role and secret"},
+		{enter, 403, saysDenied, rotation.ErrDenied, "mount path"},
+		{enter, 404, saysNoRoute, rotation.ErrInvalid, "mount path"},
+		{enter, 503, saysSealed, nil, ""},
 
 		{lookup, 403, saysDenied, rotation.ErrDenied, `path "auth/token/lookup-self"`},
 		{lookup, 503, saysSealed, nil, ""},
@@ -161,44 +171,59 @@ func TestRetryAfterHeader(t *testing.T) {
 	}
 }
 
-func TestParseIssue(t *testing.T) {
-	answer := func(change func(*api.Secret)) *api.Secret {
-		s := &api.Secret{
-			LeaseID: "database/creds/app/x", LeaseDuration: 20, Renewable: true,
-			Data: map[string]any{"username": "v-app", "password": canary},
-		}
-		if change != nil {
-			change(s)
-		}
+func TestParse(t *testing.T) {
+	login := func() map[string]any { return map[string]any{"username": "v-app", "password": canary} }
+	leased := func(change func(*api.Secret)) *api.Secret {
+		s := &api.Secret{LeaseID: "database/creds/app/x", LeaseDuration: 20, Renewable: true, Data: login()}
+		change(s)
 		return s
 	}
-	credential, lease, err := parseIssue(answer(nil))
-	if err != nil || credential.Username() != "v-app" || credential.Password() != canary {
-		t.Errorf("got %v, %v", credential, err)
+	static := func(ttl any) *api.Secret {
+		data := login()
+		data["ttl"], data["last_vault_rotation"] = ttl, "2026-03-01T12:00:00Z"
+		return &api.Secret{Data: data}
 	}
-	if want := (rotation.Lease{ID: "database/creds/app/x", TTL: 20 * time.Second, Renewable: true, Revocable: true}); lease != want {
-		t.Errorf("got %+v, want %+v", lease, want)
-	}
-	if _, lease, err := parseIssue(answer(func(s *api.Secret) { s.Warnings = []string{saysCapped}; s.Renewable = false })); err != nil || !lease.Capped || lease.Renewable {
-		t.Errorf("at the ceiling: %+v, %v", lease, err)
+	kv2 := func(data any) *api.Secret {
+		return &api.Secret{Data: map[string]any{"data": data, "metadata": map[string]any{"version": json.Number("3")}}}
 	}
 	for name, test := range map[string]struct {
-		change func(*api.Secret)
+		secret *api.Secret
+		kind   Kind
+		ttl    time.Duration
+	}{
+		"dynamic role":             {leased(func(*api.Secret) {}), KindDynamic, 0},
+		"static role":              {static(json.Number("3600")), KindStatic, time.Hour},
+		"static role, fraction":    {static(json.Number("0.25")), KindStatic, 250 * time.Millisecond}, // hazard 39
+		"static role, overdue":     {static(json.Number("-3")), KindStatic, -3 * time.Second},         // hazard 39
+		"KV version 2":             {kv2(login()), KindKV2, 0},
+		"KV version 1":             {&api.Secret{Data: login(), LeaseDuration: 2764800}, KindKV1, 0}, // hazard 40: announced, but none
+		"KV version 1 with a ttl":  {&api.Secret{Data: map[string]any{"username": "v-app", "password": canary, "ttl": "1h"}}, KindKV1, 0},
+		"KV version 1 with a data": {&api.Secret{Data: map[string]any{"username": "v-app", "password": canary, "data": map[string]any{}}}, KindKV1, 0},
+	} {
+		a, err := Config{}.fields().parse(test.secret)
+		if err != nil || a.kind != test.kind || a.ttl != test.ttl || a.credential.Username() != "v-app" || a.credential.Password() != canary {
+			t.Errorf("%s: %+v, %v", name, a, err)
+		}
+	}
+	own := Config{UsernameField: "user", PasswordField: "pass"}.fields()
+	if a, err := own.parse(kv2(map[string]any{"user": "u", "pass": "p"})); err != nil || a.credential.Username() != "u" || a.credential.Password() != "p" {
+		t.Errorf("fields of another name: %v, %v", a, err)
+	}
+	for name, test := range map[string]struct {
+		secret *api.Secret
 		want   string
 	}{
-		"key pair":   {func(s *api.Secret) { s.Data = map[string]any{"username": "u", "rsa_private_key": canary} }, "rsa_private_key, username"},
-		"no user":    {func(s *api.Secret) { s.Data["username"] = "" }, "password, username"},
-		"not a text": {func(s *api.Secret) { s.Data["password"] = map[string]any{"is": canary} }, "password, username"},
-		"KV v2": {func(s *api.Secret) {
-			s.Data = map[string]any{"data": map[string]any{"password": canary}, "metadata": nil}
-		}, "data, metadata"},
-		"nothing":     {func(s *api.Secret) { s.Data = nil }, "no fields at all"},
-		"wrapped":     {func(s *api.Secret) { s.Data, s.WrapInfo = nil, &api.SecretWrapInfo{Token: canary} }, "wrapped"},
-		"KV v1":       {func(s *api.Secret) { s.LeaseID = "" }, "no lease"},
-		"no duration": {func(s *api.Secret) { s.LeaseDuration = 0 }, "less than a second"},
+		"key pair":    {leased(func(s *api.Secret) { s.Data = map[string]any{"username": "u", "rsa_private_key": canary} }), "rsa_private_key, username"},
+		"no user":     {leased(func(s *api.Secret) { s.Data["username"] = "" }), "password, username"},
+		"not a text":  {leased(func(s *api.Secret) { s.Data["password"] = map[string]any{"is": canary} }), "password, username"},
+		"nothing":     {leased(func(s *api.Secret) { s.Data = nil }), "no fields at all"},
+		"wrapped":     {leased(func(s *api.Secret) { s.Data, s.WrapInfo = nil, &api.SecretWrapInfo{Token: canary} }), "wrapped"},
+		"no duration": {leased(func(s *api.Secret) { s.LeaseDuration = 0 }), "less than a second"},
+		"no ttl":      {static("soon"), "ttl"},
+		"other names": {kv2(map[string]any{"db_user": "u", "db_pass": canary}), "db_pass, db_user"},
+		"KV 2, gone":  {kv2(nil), "data, metadata"},
 	} {
-		_, _, err := parseIssue(answer(test.change))
-		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), canary) {
+		if _, err := (Config{}).fields().parse(test.secret); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), canary) {
 			t.Errorf("%s: %v, want an error with %q", name, err, test.want)
 		}
 	}
@@ -253,70 +278,6 @@ func moveWall(t *time.Time, by time.Duration) {
 	*wall += uint64(by/time.Second) << seconds
 	if t.Sub(before) != 0 || t.Round(0).Sub(before.Round(0)) != by {
 		panic("package time has another layout now")
-	}
-}
-
-func TestBind(t *testing.T) {
-	start := time.Now()
-	hour := rotation.Lease{ID: "x", TTL: time.Hour}
-	in := func(d time.Duration, renewable bool) *token {
-		return &token{known: true, deaf: true, bound: bound{start.Add(d), renewable}} // deaf: nothing is sent
-	}
-	other := in(2*time.Hour, true)
-	for name, test := range map[string]struct {
-		holder *token
-		same   bool
-		lease  rotation.Lease
-		ttl    time.Duration
-		capped bool
-	}{
-		"token later":                  {in(2*time.Hour, false), true, hour, time.Hour, false},
-		"token never ends":             {&token{known: true}, true, hour, time.Hour, false},
-		"token first":                  {in(time.Minute, false), true, hour, time.Minute, true},
-		"token first, somebody renews": {in(time.Minute, true), true, hour, time.Minute, false},
-		"lease at its ceiling":         {in(2*time.Hour, true), true, rotation.Lease{TTL: time.Hour, Capped: true}, time.Hour, true},
-		"token has ended":              {in(-time.Minute, false), true, hour, time.Millisecond, true},
-		"token was replaced":           {in(2*time.Hour, true), false, hour, time.Hour, true},
-	} {
-		current := other
-		if test.same {
-			current = test.holder
-		}
-		lease := test.lease
-		new(Source).bind(t.Context(), test.holder, current, start, &lease)
-		if lease.TTL != test.ttl || lease.Capped != test.capped {
-			t.Errorf("%s: %v, capped %t; want %v, %t", name, lease.TTL, lease.Capped, test.ttl, test.capped)
-		}
-	}
-}
-
-func TestLeasesAreForgotten(t *testing.T) {
-	s := &Source{leases: make(map[string]holding)}
-	start := time.Now()
-	ids := func() []string {
-		var ids []string
-		for id := range s.leases {
-			ids = append(ids, id)
-		}
-		slices.Sort(ids)
-		return ids
-	}
-	old := &token{}
-	s.remember(rotation.Lease{ID: "short", TTL: time.Second}, old, start)
-	s.remember(rotation.Lease{ID: "long", TTL: time.Hour}, old, start)
-	if got := ids(); !slices.Equal(got, []string{"long", "short"}) {
-		t.Errorf("got %v", got)
-	}
-	s.remember(rotation.Lease{ID: "next", TTL: time.Hour}, old, start.Add(2*time.Second))
-	if got := ids(); !slices.Equal(got, []string{"long", "next"}) {
-		t.Errorf("got %v, although short has ended", got)
-	}
-	if s.holderOf("long", nil) != old || s.holderOf("unknown", nil) != nil {
-		t.Error("wrong holder")
-	}
-	s.forget("long")
-	if got := ids(); !slices.Equal(got, []string{"next"}) {
-		t.Errorf("got %v", got)
 	}
 }
 

@@ -1,12 +1,14 @@
 package vaultsource
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/hashicorp/vault/api"
@@ -15,10 +17,23 @@ import (
 // Config says what to read and how to reach Vault. Path is all that is needed
 // where the standard VAULT_* environment says the rest. No field holds a secret.
 type Config struct {
-	// Path is what to read for a new credential: the mount of the database
-	// secrets engine, "creds", and the role, as in "database/creds/app". Slashes
-	// at either end are ignored.
+	// Path is what to read for a credential: of the database secrets engine, mounted
+	// at "database", "database/creds/app" for the dynamic role app and
+	// "database/static-creds/app" for a static one; of KV, mounted at "secret",
+	// "secret/data/app" in version 2 and "secret/app" in version 1. What it is shows
+	// in the answer ([Source.Kind]). Slashes at either end are ignored.
 	Path string
+	// UsernameField and PasswordField are what the answer calls them. Default
+	// "username" and "password".
+	UsernameField, PasswordField string
+	// RefreshInterval is how often a KV secret is read again, to see whether it has
+	// changed, beside the times when the database refuses it. Default 5 minutes.
+	RefreshInterval time.Duration
+	// LeaseTTL is how long a lease may last from its issue, and from each renewal, where
+	// the role grants more: what a crash leaves behind is gone after that. It costs
+	// a request for each issue, more renewals, and as much of the time that an outage of
+	// Vault can last. Default: what the role grants. Whole seconds.
+	LeaseTTL time.Duration
 
 	// Client is used as given and never changed: requests are made with its
 	// address, headers, namespace, TLS, limits and timeout, but without its
@@ -37,10 +52,17 @@ type Config struct {
 	CACert string
 	// TokenFile is a file that holds the token, such as the sink of a Vault
 	// Agent. It is read anew for each request; while it is missing or empty the
-	// token that was read last goes on being used. "" means VAULT_TOKEN. The
-	// vault command's ~/.vault-token is never used: a service should not run on
-	// the login of whoever started it.
+	// token that was read last goes on being used. "" means VAULT_TOKEN, which may
+	// be missing where VAULT_AGENT_ADDR is set or the address is a unix socket: then the
+	// Agent or Proxy there adds its own. The vault command's ~/.vault-token is never
+	// used: a service should not run on the login of whoever started it.
 	TokenFile string
+	// Auth logs in, instead of a token that is given: one of the methods of
+	// github.com/hashicorp/vault/api/auth (AppRole, Kubernetes, AWS, GCP, Azure,
+	// userpass, LDAP) or of your own. The source logs in when it first needs to and
+	// again before its token ends, renews the token in between, revokes each once the
+	// leases that hang from it are gone, and the last one in [Source.Close].
+	Auth api.AuthMethod
 
 	// Logger gets warnings that no error can carry. Nil discards them.
 	Logger *slog.Logger
@@ -57,6 +79,29 @@ func (c Config) Format(f fmt.State, _ rune) {
 		from = displayed(c.Address)
 	}
 	_, _ = fmt.Fprintf(f, "%s in Vault at %s", c.Path, from)
+}
+
+// defaultRefresh is the default of Config.RefreshInterval.
+const defaultRefresh = 5 * time.Minute
+
+func (c Config) fields() fields {
+	return fields{cmp.Or(c.UsernameField, "username"), cmp.Or(c.PasswordField, "password")}
+}
+
+// check returns what is wrong with the fields that nothing else looks at.
+func (c Config) check() error {
+	f := c.fields()
+	switch {
+	case f.user == f.password:
+		return fmt.Errorf("UsernameField and PasswordField are both %q", f.user)
+	case c.RefreshInterval < 0:
+		return fmt.Errorf("RefreshInterval is %v: it must not be negative; 0 means %v", c.RefreshInterval, defaultRefresh)
+	case c.LeaseTTL < 0, c.LeaseTTL%time.Second != 0:
+		return fmt.Errorf("LeaseTTL is %v: it must be whole seconds; 0 means what the role grants", c.LeaseTTL)
+	case c.Auth != nil && c.TokenFile != "":
+		return errors.New("both Auth and TokenFile are set: one logs in, the other is somebody's login")
+	}
+	return nil
 }
 
 // cleanPath returns the path without slashes around it, or says what is wrong.

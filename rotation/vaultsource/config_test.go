@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
-
-	"github.com/vaultpool/vaultpool/rotation"
 )
 
 // canary is a secret that must not appear anywhere.
@@ -84,6 +82,10 @@ func TestNewRefusesBadConfiguration(t *testing.T) {
 		want        []string
 	}{
 		"no path":                    {config: Config{Client: client("t")}, want: []string{"no Vault path", "database/creds/app"}},
+		"one field for both":         {map[string]string{"VAULT_TOKEN": "t"}, Config{Path: path, UsernameField: "x", PasswordField: "x"}, []string{"UsernameField and PasswordField"}},
+		"negative refresh":           {map[string]string{"VAULT_TOKEN": "t"}, Config{Path: path, RefreshInterval: -1}, []string{"RefreshInterval"}},
+		"lease of half a second":     {map[string]string{"VAULT_TOKEN": "t"}, Config{Path: path, LeaseTTL: time.Second / 2}, []string{"LeaseTTL", "whole seconds"}},
+		"login and token file":       {config: Config{Path: path, Auth: noAuth{}, TokenFile: "a"}, want: []string{"both Auth and TokenFile"}},
 		"no token":                   {config: Config{Path: path}, want: []string{"VAULT_TOKEN", "vault_token_file"}},
 		"client without token":       {config: Config{Path: path, Client: client("")}, want: []string{"no token", "SetToken"}},
 		"client and address":         {config: Config{Path: path, Client: client("t"), Address: "http://x"}, want: []string{"both Client and"}},
@@ -119,6 +121,33 @@ func TestNewRefusesBadConfiguration(t *testing.T) {
 				t.Errorf("error %q holds a secret", err)
 			}
 		})
+	}
+}
+
+// noAuth is an auth method that is never used.
+type noAuth struct{ api.AuthMethod }
+
+// Nobody has to give a token where the source logs in, or an Agent or a Proxy adds its own.
+func TestNoTokenIsNeeded(t *testing.T) {
+	clearEnvironment(t)
+	client, err := api.NewClient(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.ClearToken()
+	for name, config := range map[string]Config{
+		"login":                {Auth: noAuth{}},
+		"login, with a client": {Auth: noAuth{}, Client: client},
+		"unix socket":          {Address: "unix:///run/vault/agent.sock"},
+	} {
+		config.Path = "database/creds/app"
+		if _, err := New(t.Context(), config); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	t.Setenv("VAULT_AGENT_ADDR", "http://127.0.0.1:8100")
+	if _, err := New(t.Context(), Config{Path: "database/creds/app"}); err != nil {
+		t.Errorf("agent: %v", err)
 	}
 }
 
@@ -207,13 +236,13 @@ func TestGivenClientIsNotChanged(t *testing.T) {
 	}
 	for _, want := range []string{"its own", "its next"} { // a login kept up elsewhere
 		client.SetToken(want)
-		current, err := s.currentToken()
+		current, err := s.givenToken()
 		if err != nil || current.secret != want {
 			t.Errorf("token %q, %v; want %q", current.secret, err, want)
 		}
 	}
 	client.ClearToken()
-	if _, err := s.currentToken(); err == nil || !strings.Contains(err.Error(), "lost its token") {
+	if _, err := s.givenToken(); err == nil || !strings.Contains(err.Error(), "lost its token") {
 		t.Errorf("without a token: %v", err)
 	}
 }
@@ -260,10 +289,10 @@ func TestNothingShowsTheToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.currentToken(); err != nil {
+	if _, err := s.givenToken(); err != nil {
 		t.Fatal(err)
 	}
-	s.remember(rotation.Lease{ID: "lease", TTL: time.Hour}, s.current, time.Now())
+	s.remember(&holding{id: "lease", token: s.current, end: time.Now().Add(time.Hour)}, time.Now())
 	type holder struct {
 		Source *Source
 		Value  any

@@ -20,9 +20,10 @@ const defaultTimeout = 60 * time.Second
 
 // connection is how Vault is reached. It does not change once it is made.
 type connection struct {
-	base    *api.Client // without a token; copied for each request
-	token   func() (string, error)
-	address string // for messages: without user and password
+	base    *api.Client            // without a token; copied for each request
+	token   func() (string, error) // nil where the source logs in
+	agent   bool                   // a Vault Agent or Proxy, which may add a token
+	address string                 // for messages: without user and password
 	timeout time.Duration
 }
 
@@ -39,17 +40,19 @@ func fromClient(config Config) (*connection, error) {
 		return nil, errors.New("both Client and one of Address, Namespace, CACert and TokenFile are set: set these on the client instead")
 	}
 	client := config.Client
-	if client.Token() == "" {
-		return nil, errors.New("the Vault client that was given has no token: set VAULT_TOKEN before it is made, or call its SetToken")
-	}
 	// Not Clone: that shares the http.Client, whose transport could not be
 	// wrapped then, and writes to the transport where it dials a unix socket.
 	c := client.CloneConfig()
+	agent := c.AgentAddress != ""
 	c.Address, c.AgentAddress = client.Address(), "" // SetAddress changes neither alone
-	conn, err := build(c, func() (string, error) { return client.Token(), nil })
+	conn, err := build(c, agent)
 	if err != nil {
 		return nil, err
 	}
+	if client.Token() == "" && !conn.agent && config.Auth == nil {
+		return nil, errors.New("the Vault client that was given has no token: set VAULT_TOKEN before it is made, or call its SetToken, or set Auth")
+	}
+	conn.token = func() (string, error) { return client.Token(), nil }
 	conn.base.SetHeaders(client.Headers()) // the namespace is one of them
 	return conn, nil
 }
@@ -70,18 +73,19 @@ func fromEnvironment(config Config) (*connection, error) {
 			return nil, fmt.Errorf("read the CA certificates for Vault in %s: %w", config.CACert, err)
 		}
 	}
-	token, err := environmentToken(config)
-	if err != nil {
-		return nil, err
-	}
 	if t, ok := c.HttpClient.Transport.(*http.Transport); ok {
 		// Requests are minutes apart: nothing that stays open in between has to be
 		// closed some day, or turns out to be dead when it is needed.
 		t.DisableKeepAlives = true
 	}
-	conn, err := build(c, token)
+	conn, err := build(c, c.AgentAddress != "")
 	if err != nil {
 		return nil, err
+	}
+	if config.Auth == nil {
+		if conn.token, err = environmentToken(config, conn.agent); err != nil {
+			return nil, err
+		}
 	}
 	if config.Namespace != "" {
 		conn.base.SetNamespace(config.Namespace)
@@ -90,7 +94,7 @@ func fromEnvironment(config Config) (*connection, error) {
 }
 
 // build makes the base client from a configuration that is ours to change.
-func build(c *api.Config, token func() (string, error)) (*connection, error) {
+func build(c *api.Config, agent bool) (*connection, error) {
 	address := c.Address
 	if c.AgentAddress != "" {
 		address = c.AgentAddress
@@ -112,7 +116,8 @@ func build(c *api.Config, token func() (string, error)) (*connection, error) {
 	client.ClearToken() // it is set for each request
 	// With VAULT_WRAP_TTL the answer would not show the lease it made.
 	client.SetWrappingLookupFunc(func(string, string) string { return "" })
-	return &connection{base: client, token: token, address: displayed(address), timeout: c.Timeout}, nil
+	agent = agent || strings.HasPrefix(address, "unix:")
+	return &connection{base: client, agent: agent, address: displayed(address), timeout: c.Timeout}, nil
 }
 
 // request returns a client for one request with this token. What Vault sends

@@ -29,7 +29,11 @@ const (
 	issueCredential operation = "issue a credential from"
 	renewLease      operation = "renew the lease"
 	revokeLease     operation = "revoke the lease"
+	lookUpLease     operation = "look up the lease"
 	lookupToken     operation = "look up the token"
+	renewToken      operation = "renew the token"
+	revokeToken     operation = "revoke the token"
+	logIn           operation = "log in"
 )
 
 // request is what was asked of Vault: the operation, and the path or lease id.
@@ -97,6 +101,15 @@ func (c *connection) failed(r request, err error, answer *reply) error {
 	return f
 }
 
+// denied is a request that is not made, since the token is known not to be allowed to.
+func (c *connection) denied(r request) *failure {
+	cause := errors.New("the token's policy does not allow it")
+	return &failure{
+		request: r, address: c.address, namespace: c.base.Namespace(),
+		why: cause.Error(), advice: deniedAdvice(r), kind: rotation.ErrDenied, cause: cause,
+	}
+}
+
 // networkFault puts into words that there was no answer.
 func (c *connection) networkFault(r request, err error) (why, advice string) {
 	why = err.Error()
@@ -126,16 +139,22 @@ func (c *connection) networkFault(r request, err error) (why, advice string) {
 func classify(r request, status int, text string) (kind error, advice string) {
 	has := func(part string) bool { return strings.Contains(text, part) }
 	switch {
+	case r.operation == logIn:
+		return loginRefused(status)
 	case status == http.StatusForbidden && isInvalidToken(text):
 		return rotation.ErrDenied, "the token has ended, was revoked, or is not of this Vault and namespace: give a new one"
 	case status == http.StatusForbidden:
 		return rotation.ErrDenied, deniedAdvice(r)
 	case r.operation == renewLease && status == http.StatusBadRequest:
 		return renewalRefused(text), ""
+	case r.operation == lookUpLease && status == http.StatusBadRequest && has("invalid lease"):
+		return rotation.ErrLeaseGone, ""
+	case r.operation == renewToken && status == http.StatusBadRequest:
+		return rotation.ErrInvalid, "" // it cannot be renewed
 	case r.operation != issueCredential:
 		return nil, ""
 	case status == http.StatusNotFound:
-		return rotation.ErrInvalid, "nothing is mounted there, or nothing can be read: the path must be mount, creds and role, as in database/creds/app; look at the namespace too"
+		return rotation.ErrInvalid, "nothing is mounted there, or nothing can be read, or it was deleted: the path must be mount, creds and role, as in database/creds/app, or mount, data and name of a KV version 2 secret, as in secret/data/app; look at the namespace too"
 	case status == http.StatusMethodNotAllowed:
 		return rotation.ErrInvalid, "this path cannot be read: it must be mount, creds and role, as in database/creds/app"
 	case has("unknown role"):
@@ -146,6 +165,17 @@ func classify(r request, status int, text string) (kind error, advice string) {
 		return rotation.ErrInvalid, "the role's db_name must name a database connection that exists in Vault"
 	case has("unsupported credential_type"):
 		return rotation.ErrInvalid, "the role's credential_type must be password"
+	}
+	return nil, ""
+}
+
+// loginRefused tells a login that is not accepted from a Vault that cannot say.
+func loginRefused(status int) (kind error, advice string) {
+	switch status {
+	case http.StatusBadRequest, http.StatusForbidden:
+		return rotation.ErrDenied, "are the auth method's role and secret right and still valid, and its mount path and namespace?"
+	case http.StatusNotFound:
+		return rotation.ErrInvalid, "no auth method is mounted there: look at its mount path and the namespace"
 	}
 	return nil, ""
 }
@@ -177,6 +207,12 @@ func deniedAdvice(r request) string {
 		return fmt.Sprintf(`the token's policy needs: path "sys/leases/revoke/%s/*" { capabilities = ["update"] }; without it the lease lasts until its end`, path.Dir(r.path))
 	case renewLease:
 		return `the token's policy needs: path "sys/leases/renew" { capabilities = ["update"] }, as Vault's default policy has it`
+	case lookUpLease:
+		return `the token's policy needs: path "sys/leases/lookup" { capabilities = ["update"] }, as Vault's default policy has it`
+	case renewToken:
+		return `the token's policy needs: path "auth/token/renew-self" { capabilities = ["update"] }, as Vault's default policy has it`
+	case revokeToken:
+		return `the token's policy needs: path "auth/token/revoke-self" { capabilities = ["update"] }, as Vault's default policy has it`
 	default:
 		return `the token's policy needs: path "auth/token/lookup-self" { capabilities = ["read"] }, as Vault's default policy has it`
 	}

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,32 +18,33 @@ var (
 	_ rotation.Source  = (*Source)(nil)
 	_ rotation.Renewer = (*Source)(nil)
 	_ rotation.Revoker = (*Source)(nil)
+	_ rotation.Checker = (*Source)(nil)
 )
 
-// discardTimeout bounds giving back what an answer brought that cannot be used.
+// discardTimeout bounds giving back what is of no use any more.
 const discardTimeout = 10 * time.Second
 
-// Source issues database credentials from a role of Vault's database secrets
-// engine. It is safe for concurrent use, and has nothing to close: no connection
-// and no goroutine outlives a call. (A Client that was given keeps the idle
-// connections of its own transport.)
+// Source reads database credentials from Vault: from a role of the database secrets
+// engine, dynamic or static, or from a KV secret. It is safe for concurrent use. No
+// connection and no goroutine outlives a call, except for the idle connections of a
+// Client's own transport. Call Close where it logs in by itself (Config.Auth).
 type Source struct {
-	path string
-	conn *connection
-	log  *slog.Logger
-
-	deafOnce sync.Once
+	path     string
+	fields   fields
+	refresh  time.Duration
+	leaseTTL time.Duration
+	auth     api.AuthMethod // nil: the token is given
+	conn     *connection
+	log      *slog.Logger
+	upkeep   chan struct{} // holds one item; taken for a login and a renewal of the token
+	warned   sync.Map      // what was said once
 
 	mu      sync.Mutex // guards what follows, and is not held across a request
 	current *token     // the token of the last request
-	leases  map[string]holding
-}
-
-// holding is a lease that is not known to be gone, and the token it hangs from,
-// which need not be the one that requests are made with today.
-type holding struct {
-	token *token
-	end   time.Time
+	logins  []*token   // our own, not known to be gone
+	leases  map[string]*holding
+	kind    Kind
+	closed  bool
 }
 
 // New checks the configuration and returns the source. It sends nothing: whether
@@ -55,6 +53,9 @@ type holding struct {
 // address that cannot be one, a file that cannot be read, no token.
 func New(_ context.Context, config Config) (*Source, error) {
 	path, err := cleanPath(config.Path)
+	if err == nil {
+		err = config.check()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("set up the Vault source: %w", err)
 	}
@@ -62,7 +63,14 @@ func New(_ context.Context, config Config) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the Vault source: %w", err)
 	}
-	s := &Source{path: path, conn: conn, log: config.Logger, leases: make(map[string]holding)}
+	s := &Source{
+		path: path, fields: config.fields(), refresh: config.RefreshInterval, leaseTTL: config.LeaseTTL,
+		auth: config.Auth, conn: conn, log: config.Logger,
+		upkeep: make(chan struct{}, 1), leases: make(map[string]*holding),
+	}
+	if s.refresh == 0 {
+		s.refresh = defaultRefresh
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -76,13 +84,25 @@ func (s *Source) String() string { return s.path + " in Vault at " + s.conn.addr
 // token.
 func (s *Source) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
+// Kind returns what the path was at the last read; "" before the first.
+func (s *Source) Kind() Kind {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kind
+}
+
 // Issue reads the path, once: nothing repeats a read whose answer was lost. Only
-// the client's timeout ends it early, not ctx, unless that is done already. The
-// TTL is the earlier of the lease's end and the token's.
+// the client's timeout ends it early, not ctx, unless that is done already. Where the
+// source logs in by itself it does so first if need be, also when a token is denied
+// that was good before.
+//
+// The TTL of a lease is the earlier of its own end and the token's. What has no lease
+// has no TTL either, but a RefreshAfter: a second after Vault changes the password of a
+// static role, or Config.RefreshInterval for KV.
 //
 // It returns an error with [rotation.ErrDenied] if the token may not read the
-// path, with [rotation.ErrInvalid] if there is no such role, or the answer is
-// not a leased user and password, and any other for what may pass. The lease of
+// path, or the login is denied, with [rotation.ErrInvalid] if there is no such role,
+// or the answer is no user and password, and any other for what may pass. The lease of
 // an answer that cannot be used is revoked.
 func (s *Source) Issue(ctx context.Context) (rotation.Credential, rotation.Lease, error) {
 	credential, lease, err := s.issue(ctx)
@@ -99,22 +119,40 @@ func (s *Source) issue(ctx context.Context) (credential rotation.Credential, lea
 	// A read that is cancelled can leave a user that has no lease, which Vault
 	// never removes.
 	ctx = context.WithoutCancel(ctx)
-	token, err := s.currentToken()
+	t, fresh, err := s.tokenToIssue(ctx)
 	if err != nil {
 		return credential, lease, fmt.Errorf("%s %s: %w", issueCredential, s, err)
 	}
 	start := time.Now()
-	secret, err := s.read(ctx, token)
+	secret, err := s.read(ctx, t)
+	if t.own && !fresh && errors.Is(err, rotation.ErrDenied) { // somebody has revoked it
+		if t, err = s.logIn(ctx, t); err != nil {
+			return credential, lease, fmt.Errorf("%s %s: %w", issueCredential, s, err)
+		}
+		start = time.Now()
+		secret, err = s.read(ctx, t)
+	}
 	if err != nil {
 		return credential, lease, err
 	}
-	credential, lease, err = parseIssue(secret)
+	a, err := s.fields.parse(secret)
 	if err != nil {
-		return credential, lease, s.unusable(ctx, secret, err)
+		return credential, lease, s.unusable(ctx, t, secret, err)
 	}
-	s.bind(ctx, token, token, start, &lease)
-	s.remember(lease, token, start)
-	return credential, lease, nil
+	s.mu.Lock()
+	s.kind = a.kind
+	s.mu.Unlock()
+	if a.kind != KindDynamic {
+		s.keep(ctx, t, start)
+		s.warnOfTheTokensEnd(t, start.Add(forever))
+		return a.credential, s.unleased(a, t, start), nil
+	}
+	h := s.shorten(ctx, granted(secret, t, start), start)
+	s.remember(h, start)
+	s.learnRights(ctx, t)
+	s.keep(ctx, t, h.end)
+	s.warnOfTheTokensEnd(t, h.end)
+	return a.credential, s.lease(h, start), nil
 }
 
 func (s *Source) read(ctx context.Context, t *token) (*api.Secret, error) {
@@ -142,49 +180,19 @@ func (s *Source) read(ctx context.Context, t *token) (*api.Secret, error) {
 	return secret, nil
 }
 
-// parseIssue takes the answer to a read of creds. Its errors name fields, and
-// never what is in them.
-func parseIssue(secret *api.Secret) (rotation.Credential, rotation.Lease, error) {
-	user, _ := secret.Data["username"].(string)
-	password, _ := secret.Data["password"].(string)
-	lease := rotation.Lease{
-		ID:        secret.LeaseID,
-		TTL:       time.Duration(secret.LeaseDuration) * time.Second,
-		Renewable: secret.Renewable,
-		Revocable: true,
-		Capped:    isCapped(secret.Warnings),
-	}
-	var problem string
-	switch {
-	case secret.WrapInfo != nil:
-		problem = "the answer is wrapped"
-	case user == "" || password == "":
-		fields := slices.Sorted(maps.Keys(secret.Data))
-		problem = fmt.Sprintf("the answer has no username and password, but these fields: %s", strings.Join(fields, ", "))
-		if len(fields) == 0 {
-			problem = "the answer has no fields at all"
-		}
-	case lease.ID == "":
-		problem = "the answer has a username and a password but no lease: this is not a dynamic role"
-	case lease.TTL < time.Second:
-		problem = "the lease lasts less than a second"
-	default:
-		return rotation.NewCredential(user, password), lease, nil
-	}
-	return rotation.Credential{}, rotation.Lease{}, errors.New(problem)
-}
-
 // unusable gives back the lease of an answer that is not a credential, so that
 // nothing is left behind, and says what is wrong with it.
-func (s *Source) unusable(ctx context.Context, secret *api.Secret, problem error) error {
+func (s *Source) unusable(ctx context.Context, t *token, secret *api.Secret, problem error) error {
 	f := &failure{
 		request: request{issueCredential, s.path}, address: s.conn.address, namespace: s.conn.base.Namespace(),
 		why: problem.Error(), cause: problem, kind: rotation.ErrInvalid,
-		advice: "the path must be that of a dynamic database role, such as database/creds/app",
+		advice: "the path must be that of a database role or of a secret with a user and a password; " +
+			"if its fields have other names, give them (UsernameField and PasswordField, vault_username_field and vault_password_field)",
 	}
 	if secret.LeaseID == "" {
 		return f
 	}
+	s.remember(granted(secret, t, time.Now()), time.Now())
 	ctx, cancel := context.WithTimeout(ctx, discardTimeout)
 	defer cancel()
 	if err := s.Revoke(ctx, rotation.Lease{ID: secret.LeaseID}); err != nil {
@@ -194,116 +202,110 @@ func (s *Source) unusable(ctx context.Context, secret *api.Secret, problem error
 }
 
 // Renew asks for the lease to last increment from now, in whole seconds, rounded
-// up. What it returns is what Vault has granted, up to the end of the token that
-// the lease was issued with.
+// up, and for the token that it hangs from to last at least as long. What it returns
+// is what Vault has granted.
 //
 // It returns an error with [rotation.ErrLeaseGone] if the lease has ended or can
 // never be renewed again, with [rotation.ErrDenied] if the token may not renew,
 // and any other for what may pass: a database that is down, a Vault that is
 // sealed, an empty answer.
 func (s *Source) Renew(ctx context.Context, lease rotation.Lease, increment time.Duration) (rotation.Lease, error) {
-	token, err := s.currentToken()
+	h := s.held(lease.ID)
+	t, err := s.tokenFor(ctx, h)
 	if err != nil {
 		return rotation.Lease{}, fmt.Errorf("%s %s: %w", renewLease, lease.ID, err)
 	}
-	client, reply := s.conn.request(token.secret)
 	start := time.Now()
-	secret, err := client.Sys().RenewWithContext(ctx, lease.ID, wholeSeconds(increment))
-	if err == nil && (secret == nil || secret.LeaseID == "") {
-		err = errEmpty
+	if h == nil || h.renewable { // otherwise it is the token that can be renewed
+		renewed, err := s.renewLease(ctx, t, lease.ID, s.increment(h, increment), start)
+		if err != nil {
+			return rotation.Lease{}, err
+		}
+		if renewed.granted <= 0 { // which would mean that it has no end
+			return rotation.Lease{}, fmt.Errorf("%s %s: less than a second was granted: %w", renewLease, lease.ID, rotation.ErrLeaseGone)
+		}
+		if h != nil {
+			renewed.token = h.token
+		}
+		h = renewed
+		s.forget(lease.ID)
+		s.remember(h, start)
 	}
-	if err != nil {
-		return rotation.Lease{}, s.conn.failed(request{renewLease, lease.ID}, err, reply)
+	s.keep(ctx, h.token, h.end)
+	return s.lease(h, start), nil
+}
+
+// increment is what to ask a renewal for: not less than before, since the Rotator may
+// know of the token's end only, and a small one would shorten the lease.
+func (s *Source) increment(h *holding, asked time.Duration) time.Duration {
+	switch {
+	case s.leaseTTL > 0:
+		return s.leaseTTL
+	case h != nil:
+		return max(asked, h.granted)
+	default:
+		return asked
 	}
-	granted := rotation.Lease{
-		ID:        secret.LeaseID,
-		TTL:       time.Duration(secret.LeaseDuration) * time.Second,
-		Renewable: secret.Renewable,
-		Revocable: lease.Revocable,
-		Capped:    isCapped(secret.Warnings),
-	}
-	if granted.TTL <= 0 { // which would mean that it has no end
-		return rotation.Lease{}, fmt.Errorf("%s %s: less than a second was granted: %w", renewLease, lease.ID, rotation.ErrLeaseGone)
-	}
-	holder := s.holderOf(lease.ID, token)
-	s.bind(ctx, holder, token, start, &granted)
-	s.forget(lease.ID)
-	s.remember(granted, holder, start)
-	return granted, nil
 }
 
 // Revoke ends the lease and returns when Vault has removed the user, or says why
 // it could not: [rotation.ErrDenied] if the token may not revoke, or any other
 // error, with the database's text, for what may pass. A lease that does not exist
-// is revoked.
+// is revoked. Where leases may not be revoked, but the token is our own and this is
+// the only lease that hangs from it, the token is revoked, and the lease with it.
 func (s *Source) Revoke(ctx context.Context, lease rotation.Lease) error {
 	if lease.ID == "" {
 		return fmt.Errorf("%s: it has no id: %w", revokeLease, rotation.ErrInvalid)
 	}
-	token, err := s.currentToken()
+	h := s.held(lease.ID)
+	t, err := s.tokenFor(ctx, h)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", revokeLease, lease.ID, err)
 	}
-	client, reply := s.conn.request(token.secret)
-	// This call puts the id into the path, where a policy can restrict it. Without
-	// Sync, Vault would say yes and try later.
-	err = client.Sys().RevokeWithOptionsWithContext(ctx, &api.RevokeOptions{LeaseID: lease.ID, Sync: true})
+	err = s.revokeLease(ctx, t, lease.ID)
+	if errors.Is(err, rotation.ErrDenied) && h != nil {
+		err = s.revokeWithToken(ctx, h, err)
+	}
 	if err != nil {
-		return s.conn.failed(request{revokeLease, lease.ID}, err, reply)
+		return err
 	}
 	s.forget(lease.ID)
+	s.dropTokens(ctx)
 	return nil
 }
 
-// bind shortens a lease that was granted by a request sent at start to what is
-// left of the token it hangs from.
-func (s *Source) bind(ctx context.Context, holder, current *token, start time.Time, lease *rotation.Lease) {
-	b := s.boundOf(ctx, holder, start.Add(lease.TTL))
-	if rest := left(start, b.end); !b.end.IsZero() && rest < lease.TTL {
-		lease.TTL = max(rest, time.Millisecond) // 0 would mean that it has no end
-		// Whoever keeps a renewable token alive moves the end; the next renewal
-		// shows whether anybody does.
-		lease.Capped = lease.Capped || !b.renewable
+func (s *Source) revokeLease(ctx context.Context, t *token, id string) error {
+	if s.mayNotRevoke(t) {
+		return s.conn.denied(request{revokeLease, id})
 	}
-	// A token that was replaced is not kept alive any more.
-	lease.Capped = lease.Capped || holder != current
-}
-
-// holderOf returns the token that a lease hangs from; the current one if the
-// lease is not one of ours.
-func (s *Source) holderOf(id string, current *token) *token {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if held, ok := s.leases[id]; ok {
-		return held.token
+	client, reply := s.conn.request(t.secret)
+	// This call puts the id into the path, where a policy can restrict it. Without
+	// Sync, Vault would say yes and try later.
+	err := client.Sys().RevokeWithOptionsWithContext(ctx, &api.RevokeOptions{LeaseID: id, Sync: true})
+	if err != nil {
+		return s.conn.failed(request{revokeLease, id}, err, reply)
 	}
-	return current
+	return nil
 }
 
-// remember notes a lease, and drops those whose end has passed: they will not be
-// renewed again, and not all are revoked.
-func (s *Source) remember(lease rotation.Lease, holder *token, start time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(s.leases, func(_ string, h holding) bool { return left(start, h.end) < 0 })
-	s.leases[lease.ID] = holding{holder, start.Add(lease.TTL)}
-}
-
-func (s *Source) forget(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.leases, id)
-}
-
-// isCapped looks for Vault's warning that max_ttl is reached.
-func isCapped(warnings []string) bool {
-	return slices.ContainsFunc(warnings, func(w string) bool {
-		return strings.Contains(w, "exceeded the effective max_ttl")
-	})
-}
-
-// wholeSeconds rounds up, and to no less than 1: Vault takes 0 for the role's
-// default.
-func wholeSeconds(d time.Duration) int {
-	return max(1, int((d+time.Second-1)/time.Second))
+// Check asks Vault whether the lease exists. It returns [rotation.ErrLeaseGone] if it
+// does not, [rotation.ErrDenied] if the token may not ask, and any other error for what
+// may pass.
+func (s *Source) Check(ctx context.Context, lease rotation.Lease) error {
+	t, err := s.tokenFor(ctx, s.held(lease.ID))
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", lookUpLease, lease.ID, err)
+	}
+	client, reply := s.conn.request(t.secret)
+	secret, err := client.Sys().LookupWithContext(ctx, lease.ID)
+	if err == nil && secret == nil {
+		err = errEmpty
+	}
+	if err != nil {
+		return s.conn.failed(request{lookUpLease, lease.ID}, err, reply)
+	}
+	if ttl, err := number(secret.Data["ttl"]); err == nil && ttl <= 0 {
+		return fmt.Errorf("%s %s: it is being revoked: %w", lookUpLease, lease.ID, rotation.ErrLeaseGone)
+	}
+	return nil
 }

@@ -11,25 +11,20 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
-
-	"github.com/vaultpool/vaultpool/rotation"
 )
 
-// lookupTimeout bounds a look at the token's end: a credential in hand waits for
-// it.
-const lookupTimeout = 5 * time.Second
-
 // environmentToken returns what reads the token: from the file if one is named,
-// else from VAULT_TOKEN as it is now.
-func environmentToken(config Config) (func() (string, error), error) {
+// else from VAULT_TOKEN as it is now. A Vault Agent or Proxy may add its own to
+// requests that have none.
+func environmentToken(config Config, agent bool) (func() (string, error), error) {
 	if config.TokenFile != "" {
 		file := &tokenFile{path: config.TokenFile}
 		_, err := file.read()
 		return file.read, err
 	}
 	token := os.Getenv(api.EnvVaultToken)
-	if token == "" {
-		return nil, errors.New("no Vault token: set VAULT_TOKEN, or vault_token_file to a file that holds one")
+	if token == "" && !agent {
+		return nil, errors.New("no Vault token: set VAULT_TOKEN, or vault_token_file to a file that holds one, or Config.Auth to log in, or VAULT_AGENT_ADDR to a Vault Agent or Proxy that adds its own")
 	}
 	return func() (string, error) { return token, nil }, nil
 }
@@ -64,95 +59,76 @@ func (f *tokenFile) read() (string, error) {
 // token is a Vault token and what is known of its end, which is also the end of
 // every lease that it asked for.
 type token struct {
-	secret string // never changes
+	secret string // never changes; "": a Vault Agent or Proxy adds its own
+	own    bool   // never changes: from our own login
 
 	// Guarded by Source.mu.
 	bound
-	known bool // it was looked up
-	deaf  bool // it may not look itself up, and is not asked again
+	known     bool // where it ends was looked up, or said at the login
+	deaf      bool // it may not look itself up, and is not asked again
+	capped    bool // a renewal does not move its end any further
+	gone      bool // it was revoked, or Vault does not know it any more
+	noRevoke  bool // it may not revoke leases
+	rightsFor bool // noRevoke was asked for
 }
 
 // bound is where a token ends.
 type bound struct {
-	end       time.Time // zero: never, or not known
-	renewable bool      // somebody may move the end
+	end       time.Time     // zero: never, or not known
+	full      time.Duration // the most it was granted, the measure of what is left
+	renewable bool          // its end may be moved
 }
 
-// currentToken returns the token to use for the next request.
-func (s *Source) currentToken() (*token, error) {
-	secret, err := s.conn.token()
-	if err != nil {
-		return nil, err
-	}
-	if secret == "" {
-		return nil, errors.New("the Vault client has lost its token")
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current == nil || s.current.secret != secret {
-		s.current = &token{secret: secret}
-	}
-	return s.current, nil
+// movable reports whether a renewal, ours or another's, may move the end.
+func (t *token) movable() bool { return t.renewable && !t.capped && !t.gone }
+
+// alive reports whether the token is good at now, as far as is known.
+func (t *token) alive(now time.Time) bool {
+	return !t.gone && (t.end.IsZero() || left(now, t.end) > 0)
 }
 
-// boundOf returns where the token ends. It asks Vault only where that could
-// matter to a lease that ends at until: not if the token is known to last longer.
-func (s *Source) boundOf(ctx context.Context, t *token, until time.Time) bound {
-	s.mu.Lock()
-	b, known, deaf := t.bound, t.known, t.deaf
-	s.mu.Unlock()
-	if deaf || known && (b.end.IsZero() || left(until, b.end) >= 0) {
-		return b
+// due reports whether something is to be done for the token to live until then: it would
+// not, or most of its time is gone.
+func (t *token) due(now, until time.Time) bool {
+	if !t.known {
+		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	asked := time.Now()
-	found, err := s.lookup(ctx, t, asked)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case err == nil:
-		t.bound, t.known = found, true
-	case tokenIsInvalid(err): // it has ended, or was revoked
-		t.bound, t.known = bound{end: asked}, true
-	case errors.Is(err, rotation.ErrDenied):
-		t.deaf = true
-		s.warnDeaf(err)
-	default:
-		// What is known is not later than the truth. Next time it may be more.
-		s.log.Warn("vaultsource: the end of the Vault token is not known for now", "error", err)
+	if t.end.IsZero() || t.gone {
+		return false
 	}
-	return t.bound
+	return left(t.end, until) > 0 || left(now, t.end) < t.full/3
 }
 
-// lookup asks Vault for the token's end.
-func (s *Source) lookup(ctx context.Context, t *token, asked time.Time) (bound, error) {
-	client, reply := s.conn.request(t.secret)
-	secret, err := client.Auth().Token().LookupSelfWithContext(ctx)
-	if err == nil && secret == nil {
-		err = errEmpty
-	}
-	if err != nil {
-		return bound{}, s.conn.failed(request{lookupToken, "auth/token/lookup-self"}, err, reply)
-	}
-	return parseBound(secret.Data, asked)
+// fresh reports that a renewal would bring next to nothing.
+func (t *token) fresh(now time.Time) bool { return left(now, t.end) > t.full/10*9 }
+
+// worn reports that what is left of a token of ours is not worth a new lease: it cannot be
+// prolonged, and half of it is gone.
+func (t *token) worn(now time.Time) bool {
+	return !t.alive(now) || !t.end.IsZero() && !t.movable() && left(now, t.end) < t.full/2
 }
 
-// parseBound reads the answer. Vault rounds its clock to the second before it
-// subtracts, so the ttl that it gives can be half a second more than is left.
+// parseBound reads what Vault says of a token. Vault rounds its clock to the second
+// before it subtracts, so the ttl that it gives can be half a second more than is left.
 func parseBound(data map[string]any, asked time.Time) (bound, error) {
 	if data["expire_time"] == nil {
 		return bound{}, nil // a root token
 	}
-	number, _ := data["ttl"].(json.Number)
-	seconds, err := number.Int64()
+	whole, _ := data["ttl"].(json.Number)
+	seconds, err := whole.Int64()
 	if err != nil {
 		return bound{}, errors.New("look up the token: the answer has no ttl")
+	}
+	full := seconds
+	for _, name := range []string{"creation_ttl", "period"} {
+		n, _ := data[name].(json.Number)
+		granted, _ := n.Int64() // 0 if it is not there
+		full = max(full, granted)
 	}
 	renewable, _ := data["renewable"].(bool)
 	return bound{
 		end:       asked.Add(time.Duration(seconds)*time.Second - time.Second/2),
+		full:      time.Duration(full) * time.Second,
 		renewable: renewable,
 	}, nil
 }
@@ -163,8 +139,57 @@ func left(now, end time.Time) time.Duration {
 	return min(end.Sub(now), end.Round(0).Sub(now.Round(0)))
 }
 
-func (s *Source) warnDeaf(err error) {
-	s.deafOnce.Do(func() {
-		s.log.Warn("vaultsource: the Vault token may not look itself up, so its own end is not known; a lease that outlives it ends unexpectedly", "error", err)
-	})
+// givenToken returns the token to use for the next request, where it is given.
+func (s *Source) givenToken() (*token, error) {
+	secret, err := s.conn.token()
+	if err != nil {
+		return nil, err
+	}
+	if secret == "" && !s.conn.agent {
+		return nil, errors.New("the Vault client has lost its token")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil || s.current.secret != secret {
+		s.current = &token{secret: secret}
+	}
+	return s.current, nil
+}
+
+// tokenToIssue returns the token to read a credential with, and whether it is from a
+// login just now. Of our own a lease needs one with some life left; and one of its own
+// where leases can be given back with their tokens only.
+func (s *Source) tokenToIssue(ctx context.Context) (t *token, fresh bool, err error) {
+	if s.auth == nil {
+		t, err = s.givenToken()
+		return t, false, err
+	}
+	s.mu.Lock()
+	t = s.current
+	good := t != nil && !t.worn(time.Now()) && (!t.noRevoke || s.holds(t) == 0)
+	s.mu.Unlock()
+	if good {
+		return t, false, nil
+	}
+	t, err = s.logIn(ctx, t)
+	return t, true, err
+}
+
+// tokenFor returns the token for a request about a lease: the one it hangs from if that is
+// our own and alive, else the current one, or one from a new login.
+func (s *Source) tokenFor(ctx context.Context, h *holding) (*token, error) {
+	if s.auth == nil {
+		return s.givenToken()
+	}
+	s.mu.Lock()
+	t, now := s.current, time.Now()
+	if h != nil && h.token.alive(now) {
+		t = h.token
+	}
+	good := t != nil && t.alive(now)
+	s.mu.Unlock()
+	if good {
+		return t, nil
+	}
+	return s.logIn(ctx, t)
 }
