@@ -259,6 +259,9 @@ func (s *Source) Revoke(ctx context.Context, lease rotation.Lease) error {
 	}
 	h := s.held(lease.ID)
 	t, err := s.tokenFor(ctx, h)
+	if errors.Is(err, ErrClosed) && h != nil && h.token.own && !h.token.batch {
+		return nil // it went with its token
+	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", revokeLease, lease.ID, err)
 	}

@@ -61,6 +61,7 @@ func (f *tokenFile) read() (string, error) {
 type token struct {
 	secret string // never changes; "": a Vault Agent or Proxy adds its own
 	own    bool   // never changes: from our own login
+	batch  bool   // never changes: cannot be renewed or revoked
 
 	// Guarded by Source.mu.
 	bound

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vaultpool/vaultpool/rotation"
@@ -149,7 +150,10 @@ func (s *Source) logIn(ctx context.Context, old *token) (*token, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.current, s.logins, closed = t, append(s.logins, t), s.closed
+	s.current, closed = t, s.closed
+	if !t.batch {
+		s.logins = append(s.logins, t)
+	}
 	s.mu.Unlock()
 	if closed { // meanwhile; Close has not seen this one
 		s.dropTokens(ctx)
@@ -174,11 +178,17 @@ func (s *Source) authenticate(ctx context.Context) (*token, error) {
 			logIn, s.auth, s.conn.address, rotation.ErrInvalid)
 	}
 	ttl := time.Duration(secret.Auth.LeaseDuration) * time.Second
-	t := &token{secret: secret.Auth.ClientToken, own: true, known: true}
+	t := &token{secret: secret.Auth.ClientToken, own: true, batch: isBatch(secret.Auth.ClientToken), known: true}
 	if ttl > 0 {
 		t.bound = bound{end: asked.Add(ttl), full: ttl, renewable: secret.Auth.Renewable}
 	}
 	return t, nil
+}
+
+// isBatch tells a batch token by its prefix, since api.SecretAuth has no field for it
+// (https://developer.hashicorp.com/vault/docs/concepts/tokens#token-prefixes).
+func isBatch(token string) bool {
+	return strings.HasPrefix(token, "hvb.") || strings.HasPrefix(token, "b.")
 }
 
 // dropTokens revokes those of our own that nothing hangs from any more, all but the
@@ -229,8 +239,8 @@ func (s *Source) revokeToken(ctx context.Context, t *token) error {
 func (s *Source) revokeWithToken(ctx context.Context, h *holding, denied error) error {
 	s.mu.Lock()
 	t := h.token
-	alone := t.own && s.holds(t) == 1 && s.leases[h.id] == h
-	t.noRevoke, t.rightsFor = t.noRevoke || t.own, true // the next lease gets a token of its own
+	alone := t.own && !t.batch && s.holds(t) == 1 && s.leases[h.id] == h
+	t.noRevoke, t.rightsFor = t.own && !t.batch, true // the next lease gets a token of its own
 	s.mu.Unlock()
 	if !alone {
 		return denied
@@ -259,9 +269,9 @@ func (s *Source) learnRights(ctx context.Context, t *token) {
 		return // if nobody knows, the first revocation shows it
 	}
 	s.mu.Lock()
-	t.noRevoke = t.own
+	t.noRevoke = t.own && !t.batch
 	s.mu.Unlock()
-	if t.own {
+	if t.own && !t.batch {
 		s.warn("revoke", "the Vault token may not revoke leases, so each lease gets a login of its own, and is revoked with that", "policy", s.conn.denied(request{revokeLease, s.path + "/any"}).advice)
 		return
 	}
