@@ -88,7 +88,7 @@ func judge(w window, l lane, lives []life, failures []*failure) tally {
 	if over > 0 {
 		t.by[excess] += over
 		t.by[byFault] -= over
-		t.texts[fmt.Sprintf("%d more than the control's %d; %s", len(compared)-t.control, t.control, classesOf(compared))] += over
+		t.texts[fmt.Sprintf("%s: %d more than the control's %d:%s", l, len(compared)-t.control, t.control, classesOf(l, compared))] += over
 	}
 	return t
 }
@@ -182,15 +182,16 @@ func describe(f *failure) string {
 	return fmt.Sprintf("%s: %s, %s: %s", f.Lane, kind, f.Class, cut(f.Text, 160))
 }
 
-// classesOf counts failures by their classes.
-func classesOf(failures []*failure) string {
+// classesOf counts a lane's failures by their classes.
+func classesOf(l lane, failures []*failure) (text string) {
 	counts := make(map[class]int)
 	for _, f := range failures {
-		counts[f.Class]++
+		if f.Lane == l {
+			counts[f.Class]++
+		}
 	}
-	text := ""
 	for _, c := range slices.Sorted(maps.Keys(counts)) {
 		text += fmt.Sprintf(" %d× %s", counts[c], c)
 	}
-	return "ours:" + text
+	return text
 }

@@ -90,7 +90,6 @@ func killVault(_ context.Context, s *site, _ *planned) error      { return s.bed
 func restartVault(ctx context.Context, s *site, _ *planned) error { return s.bed.Vault.Restart(ctx) }
 func suspend(_ context.Context, s *site, _ *planned) error        { return s.process.suspend() }
 func resume(_ context.Context, s *site, _ *planned) error         { return s.process.resume() }
-func giveToken(ctx context.Context, s *site, p *planned) error    { return s.newToken(ctx, p.fault.lane) }
 func mendVault(ctx context.Context, s *site, _ *planned) error    { return s.vaultLink.mend(ctx) }
 func slowVault(_ context.Context, s *site, p *planned) error {
 	return s.vaultLink.add(slow(300 + p.dice*12))
@@ -140,9 +139,17 @@ func revokePrefix(ctx context.Context, s *site, p *planned) error {
 	return wrap("revoke a prefix", err)
 }
 
-// revokeToken ends the token that all the pool's leases hang from.
-func revokeToken(ctx context.Context, s *site, p *planned) error {
+// revokeToken ends the token that all the pool's leases hang from. The next one is made before, since Vault may be down
+// when it is due.
+func revokeToken(ctx context.Context, s *site, p *planned) (err error) {
+	if p.token, err = s.bed.Vault.Token(ctx, s.roles[p.fault.lane].Policy, tokenTTL); err != nil {
+		return err
+	}
 	return wrap("revoke a token", s.bed.Vault.Client.Auth().Token().RevokeTreeWithContext(ctx, s.tokens[p.fault.lane]))
+}
+
+func giveToken(_ context.Context, s *site, p *planned) error {
+	return s.giveToken(p.fault.lane, p.token)
 }
 
 func stopDatabase(ctx context.Context, s *site, p *planned) error {

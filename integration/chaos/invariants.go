@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -37,7 +38,7 @@ type session struct {
 
 // settled returns what is not in order, once it has had the time to settle.
 func (r *runner) settled(ctx context.Context, l lane) []string {
-	for bound := time.Now().Add(settleBound); ; {
+	for bound := time.Now().Add(cmp.Or(r.settle, settleBound)); ; {
 		problems := r.look(ctx, l)
 		if len(problems) == 0 || time.Now().After(bound) || ctx.Err() != nil {
 			return problems
@@ -186,9 +187,9 @@ type leftovers struct {
 }
 
 // left looks at the servers after the end. What a pool knew of must be gone at once. Leases that only Vault knows of,
-// since its answer was lost, end by themselves: they get the time for it. knew says whose users a pool has had.
-func (s *site) left(ctx context.Context, wrote map[lane]sums, knew func(lane, string) bool) leftovers {
-	bound := time.Now().Add(leaseTTL*5/3 + settleBound)
+// since its answer was lost, end by themselves: wait is the time for it. knew says whose users a pool has had.
+func (s *site) left(ctx context.Context, wrote map[lane]sums, knew func(lane, string) bool, wait time.Duration) leftovers {
+	bound := time.Now().Add(wait)
 	var kept []string
 	for first := true; ; first = false {
 		left := s.lookForLeft(ctx, func(l lane, lease string) {

@@ -23,6 +23,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -47,7 +48,8 @@ type options struct {
 	seed     uint64
 	html     string // where to draw the timeline; "" for nowhere
 
-	faults []*fault // nil: the whole catalogue
+	faults []*fault      // nil: the whole catalogue
+	settle time.Duration // how long the servers get until all is in order; 0: what they need at most
 }
 
 func parseOptions(args []string) (options, error) {
@@ -144,7 +146,7 @@ func runSuite(ctx context.Context, o options, screen *screen) (_ *report, err er
 		o.faults = catalogue()
 	}
 	r := &runner{
-		site: site, ledger: ledger, screen: screen, schedule: newSchedule(o.seed, o.faults), record: newRecord(), began: time.Now(),
+		site: site, ledger: ledger, screen: screen, schedule: newSchedule(o.seed, o.faults), record: newRecord(), began: time.Now(), patience: healBound, settle: o.settle,
 	}
 	r.ends = r.began.Add(o.duration)
 	return r.finish(ctx, o, r.run(ctx)), nil
@@ -167,6 +169,9 @@ func ready(ctx context.Context, l *ledger, p *process) error {
 // finish ends the load, looks at what is left, and reports.
 func (r *runner) finish(ctx context.Context, o options, err error) *report {
 	rep := &report{seed: o.seed, ran: time.Since(r.began), reason: "the time is over", err: err, record: r.record}
+	if err != nil {
+		rep.reason = "the suite could not go on"
+	}
 	if ctx.Err() != nil {
 		rep.reason = context.Cause(ctx).Error()
 	}
@@ -180,6 +185,6 @@ func (r *runner) finish(ctx context.Context, o options, err error) *report {
 	defer cancel()
 	var wrote map[lane]sums
 	rep.end, wrote = r.ledger.ending()
-	rep.left = r.site.left(checking, wrote, r.ledger.knew)
+	rep.left = r.site.left(checking, wrote, r.ledger.knew, cmp.Or(r.settle, leaseTTL*5/3+settleBound))
 	return rep
 }

@@ -32,6 +32,8 @@ type runner struct {
 	record   *record
 	began    time.Time
 	ends     time.Time
+	patience time.Duration // for the healing of an episode
+	settle   time.Duration // for the servers to be in order afterwards; 0: settleBound
 }
 
 // run injects faults until the time is over or ctx ends.
@@ -90,7 +92,7 @@ func (r *runner) episode(ctx context.Context, e *episode) error {
 	w.over, w.healed = time.Now(), healed.trouble == ""
 	r.judge(e, w, healed)
 	if !w.healed {
-		r.record.broken(fmt.Sprintf("after %s, %v later: %s", e, healBound, healed.trouble))
+		r.record.broken(fmt.Sprintf("after %s, %v later: %s", e, r.patience, healed.trouble))
 		return errors.New("it has not healed, so that nothing after it would mean anything: " + healed.trouble)
 	}
 	r.inspect(e)
@@ -109,7 +111,10 @@ func lastLifted(faults []*planned) (last time.Time) {
 
 // act carries out the steps of an episode. When ctx ends it lifts at once what was injected.
 func (r *runner) act(ctx context.Context, e *episode) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	began := time.Now()
+	var errs []error
 	for _, a := range e.actions() {
 		hurry := !pause(ctx, time.Until(began.Add(a.at)))
 		if hurry && !a.lift {
@@ -120,11 +125,12 @@ func (r *runner) act(ctx context.Context, e *episode) error {
 			continue
 		}
 		if err := r.step(ctx, e, a); err != nil {
-			return err
+			errs = append(errs, err)
+			stop() // what was injected is lifted, and nothing else is
 		}
 	}
 	e.faults = slices.DeleteFunc(e.faults, func(p *planned) bool { return p.injected.IsZero() })
-	return nil
+	return errors.Join(errs...)
 }
 
 func (r *runner) step(ctx context.Context, e *episode, a action) error {
@@ -161,7 +167,7 @@ func (r *runner) heal(e *episode, lifted time.Time, before map[lane]uint64) heal
 	for _, l := range lanes {
 		bad[l] = lifted
 	}
-	for bound := lifted.Add(healBound); ; {
+	for bound := lifted.Add(r.patience); ; {
 		now := time.Now()
 		trouble := ""
 		for _, l := range lanes {
@@ -209,7 +215,7 @@ func (r *runner) judge(e *episode, w window, h healing) {
 		tallies[l] = t
 		fmt.Fprintf(&line, "  %s %.2fs", l, h.took[l].Seconds())
 		if t.ours+t.control > 0 {
-			fmt.Fprintf(&line, " %d failed (control %d%s)", t.ours, t.control, verdicts(t))
+			fmt.Fprintf(&line, " %d failed (control %d%s)%s", t.ours, t.control, verdicts(t), classesOf(l, failures))
 		}
 		for text, n := range t.texts {
 			r.screen.printf("EXCESS %d× %s", n, text)

@@ -14,6 +14,7 @@ type planned struct {
 	after time.Duration // from the episode's beginning to the injection
 	hold  time.Duration // from the injection to the lifting; 0 for what happens once
 	dice  int           // 0 to 99, for what the fault chooses itself
+	token string        // a pool's next one, where its token is revoked
 
 	injected, lifted time.Time // when it happened; lifted is injected for what happens once
 }

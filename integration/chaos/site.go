@@ -90,12 +90,17 @@ func (s *site) makeRoles(ctx context.Context) (err error) {
 	return nil
 }
 
-// newToken gives a pool a new token, as an Agent would: by its file, which is replaced in one step.
+// newToken makes a pool's next token and gives it to the pool.
 func (s *site) newToken(ctx context.Context, l lane) error {
 	token, err := s.bed.Vault.Token(ctx, s.roles[l].Policy, tokenTTL)
 	if err != nil {
 		return err
 	}
+	return s.giveToken(l, token)
+}
+
+// giveToken gives a pool a token as an Agent would: by its file, which is replaced in one step.
+func (s *site) giveToken(l lane, token string) error {
 	fresh := s.tokenFiles[l] + ".new"
 	if err := os.WriteFile(fresh, []byte(token+"\n"), 0o600); err != nil {
 		return fmt.Errorf("write a token: %w", err)

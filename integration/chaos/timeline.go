@@ -27,7 +27,9 @@ type drawing struct {
 	y     int // where the next row begins
 }
 
-func (d *drawing) x(t time.Time) float64 { return labelWidth + t.Sub(d.began).Seconds()*pixelsPerSecond }
+func (d *drawing) x(t time.Time) float64 {
+	return labelWidth + t.Sub(d.began).Seconds()*pixelsPerSecond
+}
 
 func (d *drawing) add(format string, values ...any) { fmt.Fprintf(&d.Builder, format+"\n", values...) }
 
