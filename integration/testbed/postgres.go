@@ -42,7 +42,7 @@ type Session struct {
 func (b *Bed) startPostgres(ctx context.Context) error {
 	p := &Postgres{bed: b, Database: appDatabase}
 	existing := os.Getenv("PGVAULT_TEST_POSTGRES_URL")
-	if existing != "" && !b.options.PostgresTLS && b.options.PostgresMaxConns == 0 {
+	if existing != "" && !b.options.PostgresTLS && b.options.PostgresMaxConns == 0 && !b.options.PostgresReplicas {
 		p.Database = "vaultpool_" + b.names.prefix + randomText(4)
 	} else {
 		server, err := b.newPostgresServer(ctx)

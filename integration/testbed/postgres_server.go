@@ -175,9 +175,14 @@ func (s *postgresServer) start(ctx context.Context) error {
 		"unix_socket_directories=", // a path in a deep temporary directory could be too long for one
 		"max_connections=" + strconv.Itoa(maxConns),
 		"fsync=off", "synchronous_commit=off", "full_page_writes=off",
-		"wal_level=minimal", "max_wal_senders=0", "shared_buffers=64MB",
+		"shared_buffers=64MB",
 		"password_encryption=scram-sha-256", "track_activities=on", "timezone=UTC",
 		"logging_collector=off", "log_destination=stderr", "log_min_messages=warning",
+	}
+	if s.bed.options.PostgresReplicas {
+		settings = append(settings, "wal_level=replica", "max_wal_senders=20", "max_replication_slots=20")
+	} else {
+		settings = append(settings, "wal_level=minimal", "max_wal_senders=0")
 	}
 	if s.tls != nil {
 		settings = append(settings, "ssl=on", "ssl_cert_file="+s.tls.certFile, "ssl_key_file="+s.tls.keyFile)

@@ -25,7 +25,8 @@
 // On an existing server the testbed makes databases, roles, mounts and policies of its own under
 // unique names, touches nothing else, and removes them in Close. Faults that need the process (Pause,
 // Kill, Restart and the like) return [ErrNotOurServer] there. An option that only a server of our own
-// can fulfil (VaultDir, PostgresTLS, PostgresMaxConns) takes precedence over these variables.
+// can fulfil (VaultDir, PostgresTLS, PostgresMaxConns, PostgresReplicas) takes precedence over these
+// variables.
 //
 // The package works on Unix systems. It finds integration/devvault by the path of this source file,
 // or, in a binary built with -trimpath, by asking the go command in the working directory, which then
@@ -62,6 +63,9 @@ type Options struct {
 	// PostgresMaxConns is PostgreSQL's max_connections; 0 means 300. Three of them are reserved for
 	// superusers, Vault's own login among them.
 	PostgresMaxConns int
+
+	// PostgresReplicas lets PostgreSQL have streaming replicas, made by [Bed.PostgresReplica].
+	PostgresReplicas bool
 
 	// Progress is told, in lines, about what takes long. Nil discards them.
 	Progress io.Writer
