@@ -43,7 +43,7 @@ func fromClient(config Config) (*connection, error) {
 	// Not Clone: that shares the http.Client, whose transport could not be
 	// wrapped then, and writes to the transport where it dials a unix socket.
 	c := client.CloneConfig()
-	agent := c.AgentAddress != ""
+	agent := c.AgentAddress != "" || isSocket(c.Address)
 	c.Address, c.AgentAddress = client.Address(), "" // SetAddress changes neither alone
 	conn, err := build(c, agent)
 	if err != nil {
@@ -116,9 +116,10 @@ func build(c *api.Config, agent bool) (*connection, error) {
 	client.ClearToken() // it is set for each request
 	// With VAULT_WRAP_TTL the answer would not show the lease it made.
 	client.SetWrappingLookupFunc(func(string, string) string { return "" })
-	agent = agent || strings.HasPrefix(address, "unix:")
-	return &connection{base: client, agent: agent, address: displayed(address), timeout: c.Timeout}, nil
+	return &connection{base: client, agent: agent || isSocket(address), address: displayed(address), timeout: c.Timeout}, nil
 }
+
+func isSocket(address string) bool { return strings.HasPrefix(address, "unix:") }
 
 // request returns a client for one request with this token. What Vault sends
 // beside the answer is in the reply.
