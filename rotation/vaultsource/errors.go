@@ -204,7 +204,7 @@ func deniedAdvice(r request) string {
 	case issueCredential:
 		return fmt.Sprintf(`the token's policy needs: path %q { capabilities = ["read"] }; Vault says the same of a path that is misspelt`, r.path)
 	case revokeLease:
-		return fmt.Sprintf(`the token's policy needs: path "sys/leases/revoke/%s/*" { capabilities = ["update"] }; without it the lease lasts until its end`, path.Dir(r.path))
+		return fmt.Sprintf(`the token's policy needs: %s; without it the lease lasts until its end`, revokeRule(path.Dir(r.path)))
 	case renewLease:
 		return `the token's policy needs: path "sys/leases/renew" { capabilities = ["update"] }, as Vault's default policy has it`
 	case lookUpLease:
@@ -216,6 +216,11 @@ func deniedAdvice(r request) string {
 	default:
 		return `the token's policy needs: path "auth/token/lookup-self" { capabilities = ["read"] }, as Vault's default policy has it`
 	}
+}
+
+// revokeRule is what a policy has to say so that leases of a path may be revoked.
+func revokeRule(path string) string {
+	return fmt.Sprintf(`path "sys/leases/revoke/%s/*" { capabilities = ["update"] }`, path)
 }
 
 func isInvalidToken(text string) bool {

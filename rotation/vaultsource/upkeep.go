@@ -272,10 +272,10 @@ func (s *Source) learnRights(ctx context.Context, t *token) {
 	t.noRevoke = t.own && !t.batch
 	s.mu.Unlock()
 	if t.own && !t.batch {
-		s.warn("revoke", "the Vault token may not revoke leases, so each lease gets a login of its own, and is revoked with that", "policy", s.conn.denied(request{revokeLease, s.path + "/any"}).advice)
+		s.warn("revoke", "the Vault token may not revoke leases, so each lease gets a login of its own, and is revoked with that", "allow", revokeRule(s.path))
 		return
 	}
-	s.warn("revoke", "the Vault token may not revoke leases: database users that have been replaced stay until their leases end", "policy", s.conn.denied(request{revokeLease, s.path + "/any"}).advice)
+	s.warn("revoke", "the Vault token may not revoke leases: database users that have been replaced stay until their leases end", "allow", revokeRule(s.path))
 }
 
 func (s *Source) mayNotRevoke(t *token) bool {
