@@ -82,17 +82,20 @@ func TestTornWrites(t *testing.T) {
 		write  func(t *testing.T, dir, user, password string, pause func())
 	}{
 		"two files renamed": {inDir, func(t *testing.T, dir, user, password string, pause func()) {
+			t.Helper()
 			put(t, dir, "username", user)
 			pause()
 			put(t, dir, "password", password)
 		}},
 		"two files rewritten": {inDir, func(t *testing.T, dir, user, password string, pause func()) {
+			t.Helper()
 			rewrite(t, dir, "password", password[:3])
 			pause()
 			rewrite(t, dir, "username", user)
 			rewrite(t, dir, "password", password)
 		}},
 		"JSON rewritten": {inFile, func(t *testing.T, dir, user, password string, pause func()) {
+			t.Helper()
 			content := fmt.Sprintf(`{"username": %q, "password": %q}`, user, password)
 			_, number, _ := strings.Cut(user, "u")
 			i, err := strconv.Atoi(number)
@@ -102,6 +105,7 @@ func TestTornWrites(t *testing.T) {
 			rewrite(t, dir, "db.json", content)
 		}},
 		"JSON overwritten": {inFile, func(t *testing.T, dir, user, password string, pause func()) {
+			t.Helper()
 			f, err := os.OpenFile(filepath.Join(dir, "db.json"), os.O_WRONLY|os.O_CREATE, 0o600)
 			check(t, err)
 			defer func() { check(t, f.Close()) }()
