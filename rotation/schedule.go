@@ -84,12 +84,17 @@ func (t term) expires() time.Time {
 func (t term) lead(c Config) time.Duration { return min(c.DrainTimeout, t.full/5) }
 
 // fair is the age at which a credential that dies has served its time, renewed or
-// not, and does not speak against the source.
+// not, and does not speak against the source. One without an end serves until it is
+// changed, which the source may announce.
 func (t term) fair() time.Duration {
-	if t.full == 0 {
+	switch {
+	case t.full > 0:
+		return t.full / 2
+	case t.refresh > 0:
+		return min(t.refresh/2, time.Minute)
+	default:
 		return time.Minute
 	}
-	return t.full / 2
 }
 
 // near reports that there is no time left to wait for a better answer.

@@ -229,3 +229,18 @@ func TestNearAndDrainFor(t *testing.T) {
 		}
 	}
 }
+
+// hazard 39: a password that is changed every few seconds does not have its successor wait ever longer.
+func TestFair(t *testing.T) {
+	for lease, want := range map[Lease]time.Duration{
+		{TTL: time.Hour}: 30 * time.Minute,
+		{TTL: time.Hour, RefreshAfter: time.Second}: 30 * time.Minute,
+		{}:                              time.Minute,
+		{RefreshAfter: 6 * time.Second}: 3 * time.Second,
+		{RefreshAfter: time.Hour}:       time.Minute,
+	} {
+		if got := newTerm(readClocks(), lease, 0).fair(); got != want {
+			t.Errorf("fair of %+v is %v, want %v", lease, got, want)
+		}
+	}
+}
