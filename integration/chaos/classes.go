@@ -26,13 +26,15 @@ const (
 	network      class = "network"
 	other        class = "other"
 
-	pgRefused     class = "28P01"
-	pgNoRole      class = "28000"
-	pgPermission  class = "42501" // what a live session is told once its role is gone
-	pgNoObject    class = "42704" // likewise: the role itself
-	myRefused     class = "1045"
-	myNoDatabase  class = "1044"
-	myNoTableGran class = "1142"
+	pgRefused      class = "28P01"
+	pgNoRole       class = "28000"
+	pgPermission   class = "42501" // what a live session is told once its role is gone
+	pgNoObject     class = "42704" // likewise: the role itself
+	myRefused      class = "1045"
+	myNoDatabase   class = "1044"
+	myNoTableGrant class = "1142"
+	pgFull         class = "53300"
+	myFull         class = "1040"
 )
 
 // isRefusal reports whether the database refused a login, or none was possible.
@@ -46,7 +48,12 @@ func (c class) isRefusal() bool {
 }
 
 // isLiveDenial reports whether a session that goes on has lost its rights.
-func (c class) isLiveDenial() bool { return c == pgPermission || c == pgNoObject || c == myNoTableGran }
+func (c class) isLiveDenial() bool {
+	return c == pgPermission || c == pgNoObject || c == myNoTableGrant
+}
+
+// isFull reports whether the server has no room for another connection.
+func (c class) isFull() bool { return c == pgFull || c == myFull }
 
 // errWrong is wrapped by what the load finds wrong in an answer.
 var errWrong = errors.New("wrong data")

@@ -15,7 +15,8 @@ import (
 //
 //	excess    wrong data, whatever was going on
 //	revoked   PostgreSQL refused a live session something (42501) after the lane's credential was revoked: nobody can
-//	          hide that; or there was no credential to be had, since the token was revoked too, or Vault did not answer
+//	          hide that; or there was no credential to be had, since the token was revoked too, or Vault did not answer;
+//	          or there was no room at the server for what had to be connected anew, which the control had not to
 //	fault     the fault makes operations on this database fail, whoever's they are: counted, and compared below
 //	lapsed    a lease that could not be replaced in time, because a fault kept Vault or the database from it in the last
 //	          part of its life, has ended: see wasStarved
@@ -123,6 +124,9 @@ func wasRevoked(w window, f *failure) bool {
 			continue
 		}
 		if f.Class.isLiveDenial() && f.Lane == pgOurs {
+			return true
+		}
+		if f.Class.isFull() && slices.ContainsFunc(w.faults, func(other *planned) bool { return other.fault.touches(f.Lane.database()) }) {
 			return true
 		}
 		// There is no other credential: until the new token is there, or Vault is.

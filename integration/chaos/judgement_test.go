@@ -202,14 +202,14 @@ func TestProblems(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	o, err := parseOptions([]string{"-duration=2m", "-seed=9", "-html=x"})
-	if err != nil || o.duration != 2*time.Minute || o.seed != 9 || o.html != "x" {
+	o, err := parseOptions([]string{"-duration=2m", "-seed=9", "-html=x", "-only=^Vault"})
+	if err != nil || o.duration != 2*time.Minute || o.seed != 9 || o.html != "x" || len(o.faults) < 5 || len(o.faults) == len(catalogue()) {
 		t.Errorf("got %+v, %v", o, err)
 	}
-	if o, err := parseOptions(nil); err != nil || o.duration != 5*time.Minute || o.seed == 0 {
+	if o, err := parseOptions(nil); err != nil || o.duration != 5*time.Minute || o.seed == 0 || len(o.faults) != len(catalogue()) {
 		t.Errorf("got %+v, %v", o, err)
 	}
-	for _, wrong := range []string{"-duration=0s", "-duration=-1m", "more"} {
+	for _, wrong := range []string{"-duration=0s", "-duration=-1m", "more", "-only=(", "-only=no such fault"} {
 		if _, err := parseOptions([]string{wrong}); err == nil {
 			t.Errorf("%s is taken", wrong)
 		}

@@ -7,6 +7,8 @@
 //	go run ./chaos -duration=8h        a soak
 //	go run ./chaos -seed=7             the schedule of another run again
 //	go run ./chaos -html=timeline.html draws it
+//	go run ./chaos -only='full|token'  only some of the faults
+//	go run ./chaos -v                  shows what the pools report
 //
 // After each fault it waits until all is well again, measures how long that took, and looks at Vault and the databases
 // from outside. It exits with 0 only if nothing failed in excess of the controls (excess.go says what that means), every
@@ -31,6 +33,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -47,8 +51,9 @@ type options struct {
 	duration time.Duration
 	seed     uint64
 	html     string // where to draw the timeline; "" for nowhere
+	events   bool   // show what the pools report
 
-	faults []*fault      // nil: the whole catalogue
+	faults []*fault      // what to inject
 	settle time.Duration // how long the servers get until all is in order; 0: what they need at most
 }
 
@@ -58,6 +63,8 @@ func parseOptions(args []string) (options, error) {
 	flags.DurationVar(&o.duration, "duration", 5*time.Minute, "how long the load runs")
 	flags.Uint64Var(&o.seed, "seed", 0, "of the schedule; 0 takes one at random")
 	flags.StringVar(&o.html, "html", "", "`file` to draw the timeline in, a page of its own")
+	flags.BoolVar(&o.events, "v", false, "show every event that the pools report")
+	only := flags.String("only", "", "a regular `expression`: inject only faults whose names it matches")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -67,7 +74,22 @@ func parseOptions(args []string) (options, error) {
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32()) + 1 //nolint:gosec // it is printed, and no secret
 	}
-	return o, nil
+	var err error
+	o.faults, err = matching(*only)
+	return o, err
+}
+
+// matching returns the faults of the catalogue whose names match.
+func matching(only string) ([]*fault, error) {
+	expression, err := regexp.Compile(only)
+	if err != nil {
+		return nil, fmt.Errorf("-only: %w", err)
+	}
+	found := slices.DeleteFunc(catalogue(), func(f *fault) bool { return !expression.MatchString(f.name) })
+	if len(found) == 0 {
+		return nil, fmt.Errorf("-only=%s matches no fault", only)
+	}
+	return found, nil
 }
 
 // run returns the exit code.
@@ -133,7 +155,12 @@ func runSuite(ctx context.Context, o options, screen *screen) (_ *report, err er
 	ledger := newLedger()
 	site.currentUser = ledger.currentUser
 	complain := func(line string) { screen.printf("load process: %s", line) }
-	if site.process, err = startProcess(told, ledger.receive, complain); err != nil {
+	receive := func(m message) {
+		if ledger.receive(m); o.events && m.Event != nil {
+			screen.printf("%s %s: %s", m.Time.Format(timeFormat), m.Event.Lane, m.Event.Text)
+		}
+	}
+	if site.process, err = startProcess(told, receive, complain); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, site.process.kill()) }()
@@ -142,9 +169,6 @@ func runSuite(ctx context.Context, o options, screen *screen) (_ *report, err er
 	}
 	screen.printf("the load runs, for %v: leases of %v, %d connections in each of %v", o.duration, leaseTTL, poolSize, lanes)
 
-	if o.faults == nil {
-		o.faults = catalogue()
-	}
 	r := &runner{
 		site: site, ledger: ledger, screen: screen, schedule: newSchedule(o.seed, o.faults), record: newRecord(), began: time.Now(), patience: healBound, settle: o.settle,
 	}

@@ -170,7 +170,8 @@ func middle(times []time.Duration) time.Duration {
 		return 0
 	}
 	sorted := slices.Sorted(slices.Values(times))
-	return sorted[len(sorted)/2]
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
 func longest(times []time.Duration) time.Duration {

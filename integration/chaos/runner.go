@@ -11,8 +11,8 @@ import (
 
 const (
 	// healBound is how long after a fault all may take to be well again. The longest wait by design is that between
-	// two attempts to replace a credential that has ended: 30 s.
-	healBound = 75 * time.Second
+	// two attempts to replace a credential that has ended: 30 s. The rest is for a busy machine.
+	healBound = 45 * time.Second
 
 	// quiet is how long there must have been no failure before all counts as well.
 	quiet = 1500 * time.Millisecond
