@@ -6,8 +6,8 @@ GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v
 export GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 # The development Vault is a module of its own and builds with a tag of its own; integration comes last, because
-# its tests take longest.
-MODULES := . examples integration/devvault integration
+# its tests take longest. examples/auth is one because of what the cloud providers' auth methods pull in.
+MODULES := . examples examples/auth integration/devvault integration
 TESTED  := . examples integration
 
 # $(call each,MODULES,COMMAND) runs a command in each module and stops at the first that fails.
@@ -51,12 +51,12 @@ setup: ## install what is missing of PostgreSQL, MariaDB and a C compiler (Debia
 vet: ## go vet
 	$(call each,$(MODULES),go vet -tags minimal ./...)
 
-# Of the development Vault only the formatting: linters look at everything a package depends on, and all of Vault
-# takes them many minutes. go vet looks at it.
+# Of examples/auth and the development Vault only the formatting: linters look at everything a package depends on, and that
+# takes them many minutes. go vet looks at both.
 .PHONY: lint
 lint: ## golangci-lint, formatting included; building it takes minutes the first time
 	$(call each,$(TESTED),$(GOLANGCI_LINT) run)
-	$(call each,integration/devvault,$(GOLANGCI_LINT) fmt --diff)
+	$(call each,examples/auth integration/devvault,$(GOLANGCI_LINT) fmt --diff)
 
 .PHONY: fmt
 fmt: ## format everything with gofumpt
