@@ -44,6 +44,7 @@ func load(t *testing.T, s *service) (stop func()) {
 			}
 		})
 	}
+	t.Cleanup(func() { cancel(); running.Wait() }) // where the test ends before stop
 	return func() {
 		t.Helper()
 		cancel()

@@ -14,6 +14,13 @@ import (
 	"github.com/vaultpool/vaultpool/rotation"
 )
 
+// issue takes no time for the wait between two looks.
+func issue(t *testing.T, s *Source) (c rotation.Credential, l rotation.Lease, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { c, l, err = s.Issue(t.Context()) })
+	return c, l, err
+}
+
 func TestIssue(t *testing.T) {
 	file := func(content string) map[string]string { return map[string]string{"db.json": content} }
 	named := func(c Config) Config { c.UsernameField, c.PasswordField = "DB_USER", "DB_PASS"; return c }
@@ -41,7 +48,7 @@ func TestIssue(t *testing.T) {
 			for name, content := range c.files {
 				put(t, dir, name, content)
 			}
-			credential, lease, err := s.Issue(t.Context())
+			credential, lease, err := issue(t, s)
 			check(t, err)
 			wantPair(t, credential, "app", c.want)
 			if lease != (rotation.Lease{RefreshAfter: time.Hour}) {
@@ -95,7 +102,7 @@ func TestIssueFails(t *testing.T) {
 				check(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 				put(t, dir, name, content)
 			}
-			credential, lease, err := s.Issue(t.Context())
+			credential, lease, err := issue(t, s)
 			wantText(t, err, "read the credential in "+s.String()+": ", c.says)
 			if strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "5373") {
 				t.Errorf("the error shows what is in the file: %v", err)

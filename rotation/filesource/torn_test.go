@@ -58,7 +58,7 @@ func TestSwappedDirectory(t *testing.T) {
 	swap(t, dir, 0, u, p)
 	stop := make(chan struct{})
 	wait := readers(t, s, 4, stop)
-	for i := range 2000 {
+	for i := range 1000 {
 		u, p := version(i + 1)
 		swap(t, dir, i+1, u, p)
 	}
@@ -70,7 +70,7 @@ func TestSwappedDirectory(t *testing.T) {
 	}
 	c, _, err := s.Issue(t.Context())
 	check(t, err)
-	u, p = version(2000)
+	u, p = version(1000)
 	wantPair(t, c, u, p)
 }
 
@@ -127,7 +127,7 @@ func TestTornWrites(t *testing.T) {
 				write(0)
 				stop := make(chan struct{})
 				wait := readers(t, s, 3, stop)
-				for i := range 400 {
+				for i := range 300 {
 					write(i + 1)
 					time.Sleep(time.Duration(random.Int64N(int64(4 * settle))))
 				}
