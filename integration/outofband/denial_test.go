@@ -1,3 +1,4 @@
+//nolint:thelper // what is given to onBoth and its like are the tests themselves
 package outofband_test
 
 import (

@@ -1,3 +1,4 @@
+//nolint:thelper // what is given to onBoth and its like are the tests themselves
 package outofband_test
 
 import (
@@ -11,14 +12,14 @@ import (
 // hazards 35, 46: an operator revokes the lease.
 func TestHazard46_LeaseRevoked(t *testing.T) {
 	onBoth(t, func(t *testing.T, db database) {
-		dies(t, open(t, db, setup{}), (*service).revokeLease)
+		dies(t, open(t, db, setup{}), func(t *testing.T, s *service) { s.revokeLease(t) })
 	})
 }
 
 // hazard 46: an operator revokes all leases of the role.
 func TestHazard46_RevokedByPrefix(t *testing.T) {
 	onBoth(t, func(t *testing.T, db database) {
-		dies(t, open(t, db, setup{}), func(s *service, t *testing.T) {
+		dies(t, open(t, db, setup{}), func(t *testing.T, s *service) {
 			kit.Check(t, bed.Vault.Client.Sys().RevokePrefixWithContext(t.Context(), s.path))
 		})
 	})
@@ -27,14 +28,14 @@ func TestHazard46_RevokedByPrefix(t *testing.T) {
 // hazard 35: somebody drops the user, and Vault does not know.
 func TestHazard35_UserDropped(t *testing.T) {
 	onBoth(t, func(t *testing.T, db database) {
-		dies(t, open(t, db, setup{}), func(s *service, t *testing.T) { db.dropUser(t, s.status().User) })
+		dies(t, open(t, db, setup{}), func(t *testing.T, s *service) { db.dropUser(t, s.status().User) })
 	})
 }
 
 // hazard 35: somebody changes the user's password.
 func TestHazard35_PasswordChanged(t *testing.T) {
 	onBoth(t, func(t *testing.T, db database) {
-		dies(t, open(t, db, setup{}), func(s *service, t *testing.T) {
+		dies(t, open(t, db, setup{}), func(t *testing.T, s *service) {
 			db.changePassword(t, s.status().User, "not the one in Vault")
 		})
 	})
@@ -43,7 +44,7 @@ func TestHazard35_PasswordChanged(t *testing.T) {
 // hazards 35, 46: the token is revoked that the lease hangs from. There is another one in the file.
 func TestHazard46_TokenRevoked(t *testing.T) {
 	onBoth(t, func(t *testing.T, db database) {
-		dies(t, open(t, db, setup{}), func(s *service, t *testing.T) {
+		dies(t, open(t, db, setup{}), func(t *testing.T, s *service) {
 			old := s.token
 			s.giveToken(t, s.newToken(t))
 			kit.Check(t, bed.Vault.Client.Auth().Token().RevokeTreeWithContext(t.Context(), old))
@@ -53,7 +54,7 @@ func TestHazard46_TokenRevoked(t *testing.T) {
 
 // dies has the current credential die under load, some times in a row. Each time one rotation heals it, no connect
 // fails, and what live sessions are denied is over with it.
-func dies(t *testing.T, s *service, kill func(*service, *testing.T)) {
+func dies(t *testing.T, s *service, kill func(*testing.T, *service)) {
 	t.Helper()
 	const rounds = 4
 	l := startLoad(t, s)
@@ -65,7 +66,7 @@ func dies(t *testing.T, s *service, kill func(*service, *testing.T)) {
 			t.Errorf("%d calls were denied when all was in order", n)
 		}
 		began := time.Now()
-		kill(s, t)
+		kill(t, s)
 		s.events.Wait(t, rotation.Revoked, id)
 		l.goesOn(t, 60)
 

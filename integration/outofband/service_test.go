@@ -130,7 +130,7 @@ func (s *service) checks() int { return len(s.vault.Asked("sys/leases/lookup")) 
 // published counts rotations, those after the subscription.
 func (s *service) published() int { return len(s.events.Of(rotation.Published, 0)) }
 
-// leaseOf returns the only lease there is.
+// lease returns the only lease there is.
 func (s *service) lease(t *testing.T) string {
 	t.Helper()
 	leases, err := s.role.Leases(t.Context())
@@ -154,17 +154,6 @@ func (s *service) noLeaseTouched(t *testing.T) {
 		t.Errorf("%d requests about leases, where there is none", n)
 	}
 	s.events.None(t, rotation.Renewed, rotation.RenewFailed, rotation.Revoked, rotation.RevokeFailed, rotation.LeaseChecked)
-}
-
-// holdAll takes every connection that the pool may have.
-func (s *service) holdAll(t *testing.T, n int) (all []held) {
-	t.Helper()
-	for range n {
-		h, err := s.hold(t.Context())
-		kit.Check(t, err)
-		all = append(all, h)
-	}
-	return all
 }
 
 // who returns a connection's id at the server, and its user.
