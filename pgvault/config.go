@@ -40,10 +40,16 @@ type Config struct {
 // ParseConfig reads a connection string as pgxpool.ParseConfig does and takes out
 // the parameters that are ours:
 //
-//   - vault_path: where to read credentials, "database/creds/app"
+//   - vault_path: where to read credentials: a dynamic role, "database/creds/app", a
+//     static one, "database/static-creds/app", or a KV secret, "secret/data/app"
 //   - vault_addr, vault_namespace, vault_ca_cert: instead of VAULT_ADDR,
 //     VAULT_NAMESPACE and VAULT_CACERT
 //   - vault_token_file: a file that holds the token, instead of VAULT_TOKEN
+//   - vault_lease_ttl: duration in whole seconds, how long a lease may last at most
+//     (default: what the role grants)
+//   - vault_username_field, vault_password_field: what the answer calls them (default
+//     username and password)
+//   - vault_refresh_interval: duration, how often a KV secret is read again (default 5m)
 //   - vault_drain_timeout: duration (default 5m)
 //   - vault_start_timeout: duration (default 30s)
 //   - vault_close_timeout: duration (default 10s)
