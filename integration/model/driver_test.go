@@ -119,8 +119,8 @@ func (d *driver) faulty(s step) {
 			if l := d.w.events.current; l != nil {
 				l.gone = true
 			}
-		case change:
-			if l := d.w.events.current; l != nil && d.w.h.shape.static {
+		case change, notify:
+			if l := d.w.events.current; l != nil && d.w.h.shape.static && s.do == change {
 				l.gone = true
 			}
 			changed = d.src.changed
@@ -218,6 +218,9 @@ func (d *driver) shut(within time.Duration) {
 			if took := time.Since(began); took > bound {
 				d.w.wrong(nothing, "Close took %v, and had %v", took, bound)
 			}
+			if n := d.w.unrevoked(time.Now()); err == nil && (n > 0 || d.src.inFlight) {
+				d.w.wrong(nothing, "Close returns nil with %d leases unrevoked, an issue in flight: %v", n, d.src.inFlight)
+			}
 		})
 	})
 }
@@ -274,6 +277,9 @@ func (d *driver) calm() bool {
 		}
 		d.pass(min(unit/4, time.Second))
 	}
+	if !d.heard() {
+		return false
+	}
 	issues := 0
 	d.w.do(func() {
 		d.w.note("-- all is well")
@@ -293,6 +299,22 @@ func (d *driver) calm() bool {
 	return true
 }
 
+// heard has the source say that it changed, and sees that the engine looks.
+func (d *driver) heard() (ok bool) {
+	began := time.Now()
+	d.faulty(step{do: notify})
+	if d.w.h.shape.bare {
+		return true
+	}
+	d.pass(2*time.Minute + d.w.h.config.IssueInterval)
+	d.w.do(func() {
+		if ok = !d.src.lastIssue.Before(began); !ok {
+			d.w.wrong(neverRest, "the source changed %v ago, and nobody looked", time.Since(began))
+		}
+	})
+	return ok
+}
+
 // unwell is what is not yet as it should be; "" if all is. A login tells the engine
 // of a credential that is dead.
 func (d *driver) unwell() (why string) {
@@ -302,6 +324,9 @@ func (d *driver) unwell() (why string) {
 		return fmt.Sprintf("a login fails: %v", err)
 	}
 	d.first.release(0)
+	if n := len(d.r.Status().Generations); n > 1 && !d.w.h.shape.sameUser {
+		return fmt.Sprintf("there are %d generations", n)
+	}
 	d.w.do(func() {
 		now := time.Now()
 		switch {

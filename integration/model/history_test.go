@@ -83,6 +83,7 @@ const (
 	suspect    verb = "suspect"     // pool n reports that a session was refused something
 	kill       verb = "kill"        // the current credential is taken away at the source
 	change     verb = "change"      // the source says that it changed
+	notify     verb = "notify"      // … and it did not
 	down       verb = "down"        // no database can be reached
 	up         verb = "up"          // and again
 	issueFault verb = "issue fault" // the next n calls go as fault says

@@ -52,6 +52,8 @@ func (w *world) event(e rotation.Event) {
 	}
 	allowed := before[e.Kind]
 	ok := allowed == nil || w.closing && e.Kind == rotation.RevokeAbandoned
+	// Where only the password changed, connections stay until there is another reason.
+	ok = ok || w.h.shape.sameUser && e.Kind == rotation.Draining && j.state[e.Generation] == rotation.Draining
 	for _, kind := range allowed {
 		ok = ok || j.state[e.Generation] == kind
 	}
@@ -76,6 +78,7 @@ func (w *world) follow(e rotation.Event) {
 		j.last = e.Generation
 		j.issues++
 		j.lease[e.Generation] = w.answer
+		w.answer.known = true
 	case rotation.Published:
 		if e.Generation <= j.published {
 			w.wrong(reported, "generation %d is published after %d", e.Generation, j.published)

@@ -282,7 +282,7 @@ func (s *source) checkRevocation(l *lease) {
 	case w.offers(l):
 		w.wrong(keepsValid, "%s is revoked while it is current", l.user)
 	}
-	sweeping := w.h.shape.sweeps && l.answered && l.live(time.Now()) && !l.over(time.Now())
+	sweeping := w.h.shape.sweeps && l.known && l.live(time.Now()) && !l.over(time.Now())
 	if p := w.pools[0]; sweeping && !l.swept && !l.doubted && !p.closing {
 		w.wrong(drainFirst, "%s is revoked while what it began without a socket was not ended", l.user)
 	}

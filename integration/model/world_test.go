@@ -56,6 +56,7 @@ type lease struct {
 	ends      time.Time     // the end
 	full      time.Duration // the most that was granted
 	answered  bool          // the engine was told of it
+	known     bool          // it has made a generation of it
 	gone      bool          // revoked, by whomever, or replaced (static)
 	returned  bool          // a revocation was answered with success
 	doubted   bool          // a refusal of it was reported
