@@ -94,6 +94,7 @@ func mendVault(ctx context.Context, s *site, _ *planned) error    { return s.vau
 func slowVault(_ context.Context, s *site, p *planned) error {
 	return s.vaultLink.add(slow(300 + p.dice*12))
 }
+
 func cutVault(_ context.Context, s *site, p *planned) error {
 	return s.vaultLink.add(cutting(1 + p.dice*5))
 }
@@ -102,7 +103,8 @@ func speak(ctx context.Context, s *site, p *planned) error    { return p.link(s)
 func connect(_ context.Context, s *site, p *planned) error    { return p.link(s).allow() }
 func disconnect(_ context.Context, s *site, p *planned) error { p.link(s).refuse(); return nil }
 func (p *planned) link(s *site) *link                         { return s.links[string(p.fault.subject)] }
-func (p *planned) isOn(database string) bool                  { return p.fault.subject == subject(database) }
+
+func (p *planned) onPostgres() bool { return p.fault.subject == onPostgres }
 
 func answers(status int) func(context.Context, *site, *planned) error {
 	return func(_ context.Context, s *site, _ *planned) error { s.vault.answer(status); return nil }
@@ -153,14 +155,14 @@ func giveToken(_ context.Context, s *site, p *planned) error {
 }
 
 func stopDatabase(ctx context.Context, s *site, p *planned) error {
-	if p.isOn(postgresName) {
+	if p.onPostgres() {
 		return s.bed.Postgres.Stop(ctx)
 	}
 	return s.bed.MariaDB.Stop(ctx)
 }
 
 func startDatabase(ctx context.Context, s *site, p *planned) error {
-	if p.isOn(postgresName) {
+	if p.onPostgres() {
 		return s.bed.Postgres.Restart(ctx)
 	}
 	return s.bed.MariaDB.Restart(ctx)
@@ -168,7 +170,7 @@ func startDatabase(ctx context.Context, s *site, p *planned) error {
 
 // fill leaves no room for another connection: what is open stays. A connection that is closed can be opened again.
 func fill(ctx context.Context, s *site, p *planned) error {
-	if p.isOn(postgresName) {
+	if p.onPostgres() {
 		return wrap("fill PostgreSQL", s.bed.Postgres.Exec(ctx, `
 			DO $$ BEGIN
 				EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT %s', current_database(),
@@ -181,7 +183,7 @@ func fill(ctx context.Context, s *site, p *planned) error {
 }
 
 func empty(ctx context.Context, s *site, p *planned) error {
-	if p.isOn(postgresName) {
+	if p.onPostgres() {
 		return wrap("make room in PostgreSQL", s.bed.Postgres.Exec(ctx, fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT -1", s.bed.Postgres.Database)))
 	}
 	return wrap("make room in MariaDB", s.bed.MariaDB.Exec(ctx, "SET GLOBAL max_connections = 300"))

@@ -53,7 +53,7 @@ func (r *runner) look(ctx context.Context, l lane) []string {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	status, _ := r.ledger.now(l)
+	status := r.ledger.now(l)
 	return compare(seen, status, r.site.vault.userOf, time.Now(), r.site.vault.counts().Faulty)
 }
 

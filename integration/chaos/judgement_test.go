@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -116,18 +117,21 @@ func TestWhatDoesNotHealIsFound(t *testing.T) {
 		{"queries that fail", func(l *ledger) { l.lastBad[myControl] = time.Now().Add(time.Hour) }, "mysql: operations go on failing"},
 		{"queries that do not return", func(l *ledger) { l.worked[pgControl] = time.Now() }, "pgxpool: no query has succeeded lately"},
 	} {
-		l := newLedger()
-		for _, lane := range lanes {
-			l.worked[lane] = time.Now().Add(time.Hour) // it goes on working
-			l.status[lane] = &poolStatus{Lane: lane, Generation: 5, Usable: true}
-		}
-		test.spoil(l)
-		r := &runner{ledger: l, patience: 2 * time.Second}
-		e := &episode{faults: []*planned{happened(t, "lease revoked, mysqlvault", 0, 0)}}
-		got := r.heal(e, time.Now(), map[lane]uint64{myOurs: 4})
-		if (got.trouble == "") != (test.want == "") || !strings.Contains(got.trouble, test.want) {
-			t.Errorf("%s: %q, want %q", test.name, got.trouble, test.want)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLedger()
+			for _, lane := range lanes {
+				l.worked[lane] = time.Now().Add(time.Hour) // it goes on working
+				l.status[lane] = &poolStatus{Lane: lane, Generation: 5, Usable: true}
+			}
+			test.spoil(l)
+			r := &runner{ledger: l, patience: 2 * quiet}
+			e := &episode{faults: []*planned{happened(t, "lease revoked, mysqlvault", 0, 0)}}
+			got := r.heal(e, time.Now(), map[lane]uint64{myOurs: 4})
+			if (got.trouble == "") != (test.want == "") || !strings.Contains(got.trouble, test.want) {
+				t.Errorf("%q, want %q", got.trouble, test.want)
+			}
+		})
 	}
 }
 
@@ -213,5 +217,26 @@ func TestOptions(t *testing.T) {
 		if _, err := parseOptions([]string{wrong}); err == nil {
 			t.Errorf("%s is taken", wrong)
 		}
+	}
+}
+
+// What is left in the load process is found. It cannot run beside other tests, whose goroutines it would find.
+func TestLeftInProcess(t *testing.T) {
+	if end := leftInProcess(); len(end.Sockets) > 0 || end.Goroutines != "" {
+		t.Fatalf("before there is anything: %+v", end)
+	}
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { <-done }()
+	end := leftInProcess()
+	close(done)
+	if err := listener.Close(); err != nil {
+		t.Error(err)
+	}
+	if len(end.Sockets) != 1 || end.Goroutines == "" {
+		t.Errorf("a socket and a goroutine are found as %+v", end)
 	}
 }

@@ -29,11 +29,9 @@ type ledger struct {
 	isReady  bool
 	failures []*failure // since they were last taken
 	ticks    map[lane]tick
-	tickedAt map[lane]time.Time
 	worked   map[lane]time.Time // when a short query last succeeded, as far as ticks tell
 	lastBad  map[lane]time.Time // when an operation last failed
 	status   map[lane]*poolStatus
-	statusAt map[lane]time.Time
 	lives    map[lane]map[uint64]*life
 	events   map[lane]map[string]int
 	totals   map[lane]tick
@@ -45,8 +43,8 @@ type ledger struct {
 
 func newLedger() *ledger {
 	l := &ledger{
-		ready: make(chan struct{}), ticks: make(map[lane]tick), tickedAt: make(map[lane]time.Time), worked: make(map[lane]time.Time),
-		lastBad: make(map[lane]time.Time), status: make(map[lane]*poolStatus), statusAt: make(map[lane]time.Time),
+		ready: make(chan struct{}), ticks: make(map[lane]tick), worked: make(map[lane]time.Time),
+		lastBad: make(map[lane]time.Time), status: make(map[lane]*poolStatus),
 		lives: make(map[lane]map[uint64]*life), events: make(map[lane]map[string]int), totals: make(map[lane]tick), most: make(map[lane]int),
 	}
 	for _, lane := range ours {
@@ -78,7 +76,7 @@ func (l *ledger) receive(m message) {
 }
 
 func (l *ledger) addTick(at time.Time, t tick) {
-	l.ticks[t.Lane], l.tickedAt[t.Lane] = t, at
+	l.ticks[t.Lane] = t
 	if t.OK > 0 {
 		l.worked[t.Lane] = at
 	}
@@ -96,7 +94,7 @@ func (l *ledger) addTick(at time.Time, t tick) {
 }
 
 func (l *ledger) addStatus(at time.Time, s *poolStatus) {
-	l.status[s.Lane], l.statusAt[s.Lane] = s, at
+	l.status[s.Lane] = s
 	l.most[s.Lane] = max(l.most[s.Lane], s.Unrevoked)
 	lives := l.lives[s.Lane]
 	for _, g := range s.Generations {
@@ -121,16 +119,16 @@ func (l *ledger) take() []*failure {
 	return found
 }
 
-// now returns the newest status of one of our pools, nil before the first, and when it was sent.
-func (l *ledger) now(lane lane) (*poolStatus, time.Time) {
+// now returns the newest status of one of our pools, nil before the first.
+func (l *ledger) now(lane lane) *poolStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.status[lane], l.statusAt[lane]
+	return l.status[lane]
 }
 
 // currentUser is whom a pool of ours logs in as.
 func (l *ledger) currentUser(lane lane) string {
-	s, _ := l.now(lane)
+	s := l.now(lane)
 	if s == nil {
 		return ""
 	}

@@ -72,7 +72,7 @@ func parseOptions(args []string) (options, error) {
 		return o, fmt.Errorf("-duration is %v, and there are %d arguments: give a time above 0, and flags only", o.duration, flags.NArg())
 	}
 	if o.seed == 0 {
-		o.seed = uint64(rand.Uint32()) + 1 //nolint:gosec // it is printed, and no secret
+		o.seed = uint64(rand.Uint32()) + 1
 	}
 	var err error
 	o.faults, err = matching(*only)
@@ -154,8 +154,12 @@ func runSuite(ctx context.Context, o options, screen *screen) (_ *report, err er
 	}
 	ledger := newLedger()
 	site.currentUser = ledger.currentUser
+	record := newRecord()
 	complain := func(line string) { screen.printf("load process: %s", line) }
 	receive := func(m message) {
+		if site.vault.shows(m.said()) {
+			record.broken("an error or an event of " + string(m.of()) + " shows a password or a token")
+		}
 		if ledger.receive(m); o.events && m.Event != nil {
 			screen.printf("%s %s: %s", m.Time.Format(timeFormat), m.Event.Lane, m.Event.Text)
 		}
@@ -163,14 +167,14 @@ func runSuite(ctx context.Context, o options, screen *screen) (_ *report, err er
 	if site.process, err = startProcess(told, receive, complain); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, site.process.kill()) }()
+	defer site.process.kill()
 	if err := ready(ctx, ledger, site.process); err != nil {
 		return nil, err
 	}
 	screen.printf("the load runs, for %v: leases of %v, %d connections in each of %v", o.duration, leaseTTL, poolSize, lanes)
 
 	r := &runner{
-		site: site, ledger: ledger, screen: screen, schedule: newSchedule(o.seed, o.faults), record: newRecord(), began: time.Now(), patience: healBound, settle: o.settle,
+		site: site, ledger: ledger, screen: screen, schedule: newSchedule(o.seed, o.faults), record: record, began: time.Now(), patience: healBound, settle: o.settle,
 	}
 	r.ends = r.began.Add(o.duration)
 	return r.finish(ctx, o, r.run(ctx)), nil

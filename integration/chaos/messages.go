@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 )
@@ -67,6 +68,36 @@ type message struct {
 	Wrote   map[lane]sums `json:"wrote,omitempty"`
 }
 
+// said is everything in a message that comes from errors and events, and that people get to see.
+func (m message) said() string {
+	switch {
+	case m.Failure != nil:
+		return m.Failure.Text
+	case m.Status != nil:
+		return m.Status.LastError
+	case m.Event != nil:
+		return m.Event.Text
+	case m.End != nil:
+		return strings.Join(m.End.Errors, " ")
+	default:
+		return ""
+	}
+}
+
+// of is the lane that a message with something said is of.
+func (m message) of() lane {
+	switch {
+	case m.Failure != nil:
+		return m.Failure.Lane
+	case m.Status != nil:
+		return m.Status.Lane
+	case m.Event != nil:
+		return m.Event.Lane
+	default:
+		return ""
+	}
+}
+
 // tick is what a lane did since the last one.
 type tick struct {
 	Lane   lane          `json:"lane"`
@@ -122,7 +153,10 @@ type sums struct {
 }
 
 // writes counts what should be in the database: at least what was confirmed, at most what was asked for.
-type writes struct{ Asked, Confirmed int }
+type writes struct {
+	Asked     int `json:"asked"`
+	Confirmed int `json:"confirmed"`
+}
 
 func (w writes) fit(stored int) bool { return w.Confirmed <= stored && stored <= w.Asked }
 

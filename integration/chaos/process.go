@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,7 +32,7 @@ func startProcess(told settings, receive func(message), complain func(string)) (
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	p := &process{command: exec.Command(program), done: make(chan struct{})} //nolint:noctx,gosec // it is this program, and is stopped in good order instead
+	p := &process{command: exec.Command(program), done: make(chan struct{})} //nolint:noctx // it is stopped in good order instead
 	p.command.Env = append(scrubbed(os.Environ()), loadVariable+"=1")
 	// A group of its own, so that Ctrl-C reaches only us; and it never outlives us.
 	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -53,7 +52,8 @@ func startProcess(told settings, receive func(message), complain func(string)) (
 	}
 	go p.follow(stdout, stderr, receive, complain)
 	if err := json.NewEncoder(p.input).Encode(told); err != nil {
-		return nil, errors.Join(fmt.Errorf("tell the load process what to do: %w", err), p.kill())
+		p.kill()
+		return nil, fmt.Errorf("tell the load process what to do: %w", err)
 	}
 	return p, nil
 }
@@ -121,7 +121,8 @@ func (p *process) stop() error {
 	select {
 	case <-p.done:
 	case <-time.After(closeBound):
-		return errors.Join(fmt.Errorf("the load process has not ended %v after it was asked to", closeBound), p.kill())
+		p.kill()
+		return fmt.Errorf("the load process has not ended %v after it was asked to", closeBound)
 	}
 	if p.err != nil {
 		return fmt.Errorf("the load process: %w", p.err)
@@ -130,8 +131,7 @@ func (p *process) stop() error {
 }
 
 // kill ends the process if it still runs.
-func (p *process) kill() error {
+func (p *process) kill() {
 	_ = p.command.Process.Kill() // an error means that it has ended
 	<-p.done
-	return nil
 }

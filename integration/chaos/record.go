@@ -101,7 +101,8 @@ func (r *record) compare(e *episode, l lane, t tally) {
 	c.episodes, c.ours, c.control = c.episodes+1, c.ours+t.by[byFault], c.control+t.control
 }
 
-// addDenials notes for how long PostgreSQL went on refusing live sessions after a revocation with nothing beside it.
+// addDenials notes for how long PostgreSQL went on refusing live sessions after a revocation with nothing beside it. It
+// counts from when there was a token again, where that was revoked.
 func (r *record) addDenials(e *episode, failures []*failure) {
 	if len(e.faults) != 1 || e.faults[0].fault.lane != pgOurs {
 		return
@@ -114,7 +115,7 @@ func (r *record) addDenials(e *episode, failures []*failure) {
 		}
 	}
 	if !last.IsZero() {
-		r.denials = append(r.denials, last.Sub(e.faults[0].injected))
+		r.denials = append(r.denials, max(last.Sub(e.faults[0].lifted), 0))
 	}
 }
 

@@ -79,7 +79,7 @@ func (r *runner) episode(ctx context.Context, e *episode) error {
 	r.peace()
 	before := make(map[lane]uint64)
 	for _, l := range ours {
-		if s, _ := r.ledger.now(l); s != nil {
+		if s := r.ledger.now(l); s != nil {
 			before[l] = s.Generation
 		}
 	}

@@ -60,7 +60,7 @@ type schedule struct {
 }
 
 func newSchedule(seed uint64, faults []*fault) *schedule {
-	return &schedule{random: rand.New(rand.NewPCG(seed, 0)), faults: faults} //nolint:gosec // it must be reproducible
+	return &schedule{random: rand.New(rand.NewPCG(seed, 0)), faults: faults}
 }
 
 // next is the next episode: a pair as often as a fault alone.

@@ -109,6 +109,9 @@ func (s *site) giveToken(l lane, token string) error {
 		return fmt.Errorf("put a token in place: %w", err)
 	}
 	s.tokens[l] = token
+	if s.vault != nil {
+		s.vault.addSecret(token)
+	}
 	return nil
 }
 
@@ -120,6 +123,9 @@ func (s *site) makeNetwork() (err error) {
 		return err
 	}
 	s.vault = newVaultProxy(s.bed.Vault.Addr)
+	for _, token := range s.tokens {
+		s.vault.addSecret(token)
+	}
 	s.vaultLink, err = newLink("Vault", s.vault.address())
 	return err
 }

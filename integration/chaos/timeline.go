@@ -57,7 +57,7 @@ func (r *report) draw(file string) error {
 <div style="overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">
 %s</svg></div><pre>%s</pre>
 `, r.seed, r.seed, width, d.y+20, d.String(), html.EscapeString(r.text()))
-	if err := os.WriteFile(file, []byte(page), 0o644); err != nil { //nolint:gosec // it is for everybody, and holds no secret
+	if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
 		return fmt.Errorf("draw the timeline: %w", err)
 	}
 	return nil

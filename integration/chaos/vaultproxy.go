@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ type vaultProxy struct {
 	times    []time.Time
 	byKind   map[string]int
 	leases   map[string]string // id to user, of every answer with a credential
+	secrets  []string          // the newest passwords and tokens
 	faulty   int               // issues that have failed in Vault: it may have made a user for them
 	underway int               // issues that Vault has not answered
 }
@@ -96,6 +98,7 @@ func (p *vaultProxy) issued(answer *http.Response, body []byte, err error) {
 		LeaseID string `json:"lease_id"`
 		Data    struct {
 			Username string `json:"username"`
+			Password string `json:"password"`
 		} `json:"data"`
 	}
 	given := err == nil && answer.StatusCode == http.StatusOK && json.Unmarshal(body, &secret) == nil && secret.LeaseID != ""
@@ -104,6 +107,7 @@ func (p *vaultProxy) issued(answer *http.Response, body []byte, err error) {
 	p.underway--
 	if given {
 		p.leases[secret.LeaseID] = secret.Data.Username
+		p.remember(secret.Data.Password)
 	} else {
 		p.faulty++
 	}
@@ -119,13 +123,35 @@ func (p *vaultProxy) forward(r *http.Request) (*http.Response, []byte, error) {
 		return nil, nil, err
 	}
 	request.Header = r.Header.Clone()
-	answer, err := p.client.Do(request) //nolint:gosec // the target is a Vault of our own
+	answer, err := p.client.Do(request)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() { _ = answer.Body.Close() }()
 	body, err := io.ReadAll(answer.Body)
 	return answer, body, err
+}
+
+// remember keeps the newest secrets only: what is said of older ones is said when they are new.
+func (p *vaultProxy) remember(secret string) {
+	const most = 100
+	if p.secrets = append(p.secrets, secret); len(p.secrets) > most {
+		p.secrets = p.secrets[len(p.secrets)-most:]
+	}
+}
+
+// addSecret adds to what shows looks for, beside the passwords that have passed.
+func (p *vaultProxy) addSecret(secret string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.remember(secret)
+}
+
+// shows reports whether a text holds a secret.
+func (p *vaultProxy) shows(text string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.secrets, func(secret string) bool { return strings.Contains(text, secret) })
 }
 
 // kindOf names what a request is for.
