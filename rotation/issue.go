@@ -204,7 +204,8 @@ func (l *loop) attemptDone(err error) {
 	if err == nil || l.want == "requested" {
 		l.want = "" // whoever asked has the new credential, or the error and the old one
 	}
-	if l.op.stale && l.want == "" {
+	stale := l.op.stale
+	if stale && l.want == "" {
 		l.want = sourceChanged
 	}
 	l.op = nil
@@ -221,6 +222,9 @@ func (l *loop) attemptDone(err error) {
 		limit = max(time.Second, min(limit, l.current.term.left(now)/4))
 	}
 	l.retryAt = now.add(backoff(l.failures, 250*time.Millisecond, limit, retryAfter(err), l.r.random()))
+	if stale {
+		l.soon()
+	}
 	l.failed("issue", l.failures, err)
 }
 

@@ -277,8 +277,22 @@ func (l *loop) sourceChanged() {
 	switch {
 	case l.op != nil:
 		l.op.stale = true
-	case !l.closing && l.want == "":
-		l.want = sourceChanged
+	case l.closing:
+	default:
+		if l.want == "" {
+			l.want = sourceChanged
+		}
+		l.soon()
+	}
+}
+
+// soon lets an attempt that waits for its turn after a failure be made at once, since
+// there may be something new; but no oftener than the least interval between two.
+func (l *loop) soon() {
+	soonest := l.lastIssue.add(l.r.config.IssueInterval)
+	if now := l.r.now(); l.failures > 0 && now.until(l.retryAt) > now.until(soonest) {
+		l.retryAt = soonest
+		l.show()
 	}
 }
 

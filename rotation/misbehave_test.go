@@ -305,3 +305,31 @@ func TestWatcher(t *testing.T) {
 		}
 	})
 }
+
+// What a Watcher has seen need not wait for a backoff that began before, but for the least interval.
+func TestWatcherEndsABackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, Lease{RefreshAfter: time.Hour})
+		g.source.is("app", "one")
+		var changed func()
+		w := &watching{fakeSource: g.source, watch: func(ctx context.Context, f func()) { changed = f; <-ctx.Done() }}
+		if err := g.tryStart(context.Background(), w, Config{}); err != nil {
+			t.Fatal(err)
+		}
+		p := g.pool("db")
+		p.a.Refused(p.idle(t).Generation(), ErrRefused) // its password was changed; the source does not know yet
+		g.pass(5 * time.Minute)
+		before := len(g.source.issueTimes())
+		for range 100 {
+			changed()
+		}
+		g.pass(time.Millisecond)
+		g.source.is("app", "two")
+		changed()
+		g.pass(time.Second)
+		g.wantCurrent(2)
+		if n := len(g.source.issueTimes()) - before; n > 3 {
+			t.Errorf("%d issues", n)
+		}
+	})
+}

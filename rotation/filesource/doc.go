@@ -54,8 +54,7 @@
 //
 // If it dies early all the same, the first login that is refused makes the Rotator
 // read the files again at once, without waiting for Watch. While they hold the same
-// credential still, logins fail, and the files are read again with a backoff of up to
-// 30 s.
+// credential still, logins fail; as soon as Watch sees another one it is taken.
 //
 // Where a service can reach Vault, vaultsource knows all of this, and revokes too.
 //
