@@ -317,16 +317,18 @@ func TestWatcherEndsABackoff(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := g.pool("db")
-		p.a.Refused(p.idle(t).Generation(), ErrRefused) // its password was changed; the source does not know yet
+		c := p.idle(t)
+		g.w.set(func(w *world) { w.bad["app"] = true }) // and the source does not know yet
+		p.a.Refused(c.Generation(), ErrRefused)
 		g.pass(5 * time.Minute)
 		before := len(g.source.issueTimes())
 		for range 100 {
 			changed()
 		}
 		g.pass(time.Millisecond)
-		g.source.is("app", "two")
+		g.source.is("app2", "two")
 		changed()
-		g.pass(time.Second)
+		g.pass(2 * time.Second)
 		g.wantCurrent(2)
 		if n := len(g.source.issueTimes()) - before; n > 3 {
 			t.Errorf("%d issues", n)
