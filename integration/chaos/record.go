@@ -132,11 +132,13 @@ func (r *record) inPeace(f *failure) {
 	r.dots = append(r.dots, f)
 }
 
-// broken books an invariant that does not hold.
+// broken books an invariant that does not hold, once.
 func (r *record) broken(problem string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.problems = append(r.problems, problem)
+	if !slices.Contains(r.problems, problem) {
+		r.problems = append(r.problems, problem)
+	}
 }
 
 // verdict lists what is wrong with what happened, empty if nothing is.
@@ -150,8 +152,9 @@ func (r *record) verdict() (found []string) {
 	if r.unsound > 0 {
 		found = append(found, fmt.Sprintf("%d operations of the controls failed where no fault touched them: the run proves nothing", r.unsound))
 	}
-	for _, text := range slices.Sorted(maps.Keys(r.texts)) {
-		if len(found) > shownTexts {
+	for i, text := range slices.Sorted(maps.Keys(r.texts)) {
+		if i == shownTexts {
+			found = append(found, fmt.Sprintf("in excess: %d texts more", len(r.texts)-i))
 			break
 		}
 		found = append(found, fmt.Sprintf("in excess: %d× %s", r.texts[text], text))

@@ -139,7 +139,7 @@ func TestSuiteFindsWhatIsWrong(t *testing.T) {
 			return s.bed.MariaDB.Exec(ctx, "CREATE USER 'v-x-"+s.roles[myOurs].Name+"-stray'@'%' IDENTIFIED BY 'x'")
 		},
 		lift: func(ctx context.Context, s *site, _ *planned) error {
-						for range maxUnrevoked {   // with a token of the test's: no pool knows of them
+			for range maxUnrevoked { // with a token of the test's: no pool knows of them
 				if _, err := s.roles[pgOurs].Issue(ctx); err != nil {
 					return err
 				}
