@@ -129,8 +129,9 @@ func wasRevoked(w window, f *failure) bool {
 		if f.Class.isFull() && slices.ContainsFunc(w.faults, func(other *planned) bool { return other.fault.touches(f.Lane.database()) }) {
 			return true
 		}
-		// There is no other credential: until the new token is there, or Vault is.
-		if f.Class.isRefusal() && cannotIssue(w, f.Began, f.Lane) {
+		// There is no other credential: until the new token is there, or Vault is. Nothing then takes the place of
+		// connections that were draining already, until their deadline.
+		if (f.Class.isRefusal() || f.Class == ended && f.Long) && cannotIssue(w, f.Began, f.Lane) {
 			return true
 		}
 	}

@@ -62,6 +62,8 @@ func TestVerdicts(t *testing.T) {
 		{"no credential, without a token", []*planned{happened(t, "token revoked, pgvault", 0, 1)}, calm, failed(pgOurs, noCredential, 0.5), byRevoked},
 		{"long after there is a token", []*planned{happened(t, "token revoked, pgvault", 0, 1)}, calm, failed(pgOurs, noCredential, 9), excess},
 		{"no credential, without Vault", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, failed(myOurs, noCredential, 3), byRevoked},
+		{"what could not be replaced", []*planned{happened(t, "lease revoked, pgvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, long(failed(pgOurs, ended, 3)), byRevoked},
+		{"what could have been", []*planned{happened(t, "lease revoked, pgvault", 0, 0)}, calm, long(failed(pgOurs, ended, 3)), excess},
 		{"no credential, before Vault went", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, failed(myOurs, noCredential, 0.1), excess},
 		{"no room for connections that were lost", []*planned{happened(t, "token revoked, mysqlvault", 0, 1), happened(t, "MariaDB full", 0.5, 5)}, calm, failed(myOurs, myFull, 3), byRevoked},
 		{"no room, but none was lost", []*planned{happened(t, "token revoked, pgvault", 0, 1), happened(t, "MariaDB full", 0.5, 5)}, calm, failed(myOurs, myFull, 3), byFault},
