@@ -170,7 +170,7 @@ func TestHazard51_StatementsAcrossReplacement(t *testing.T) {
 	type callers struct{}
 	var paid atomic.Int64 // logins that callers waited for
 	s := open(t, setup{configure: func(c *mysqlvault.Config) {
-		c.Rotation.DrainTimeout = 2 * time.Second
+		c.Rotation.DrainTimeout = 6 * time.Second // callers do pay for the last half, if there are sessions left
 		kit.Check(t, c.Apply(mysql.BeforeConnect(func(ctx context.Context, _ *mysql.Config) error {
 			if ctx.Value(callers{}) != nil {
 				paid.Add(1)
@@ -215,7 +215,7 @@ func TestHazard51_StatementsAcrossReplacement(t *testing.T) {
 			}
 		})
 	}
-	for id := uint64(1); id <= 6; id++ {
+	for id := uint64(1); id <= 3; id++ {
 		old := s.user()
 		s.rotate(t)
 		s.waitRevoked(t, id, old)

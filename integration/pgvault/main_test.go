@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/vaultpool/vaultpool/integration/internal/kit"
 	"github.com/vaultpool/vaultpool/integration/testbed"
 )
 
@@ -35,7 +36,7 @@ func run(m *testing.M) (code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // Vault may have to be built
 	defer cancel()
 	var err error
-	if shared, err = testbed.Start(ctx, testbed.Options{Postgres: true, Progress: os.Stderr}); err != nil {
+	if shared, err = testbed.Start(ctx, testbed.Options{Postgres: true, Progress: os.Stderr, Audit: true}); err != nil {
 		fail(err)
 		return code
 	}
@@ -44,7 +45,7 @@ func run(m *testing.M) (code int) {
 		return code
 	}
 	code = m.Run()
-	if err := errors.Join(faulty.close(), dropGroup(ctx, shared), shared.Close()); err != nil {
+	if err := errors.Join(kit.CheckHeard(shared), faulty.close(), dropGroup(ctx, shared), shared.Close()); err != nil {
 		fail(err)
 	}
 	if err := goleak.Find(); err != nil {

@@ -180,7 +180,7 @@ func (s *postgresServer) start(ctx context.Context) error {
 		"logging_collector=off", "log_destination=stderr", "log_min_messages=warning",
 	}
 	if s.bed.options.PostgresReplicas {
-		settings = append(settings, "wal_level=replica", "max_wal_senders=20", "max_replication_slots=20")
+		settings = append(settings, "wal_level=replica", "max_wal_senders=20", "max_replication_slots=20", "wal_keep_size=256MB")
 	} else {
 		settings = append(settings, "wal_level=minimal", "max_wal_senders=0")
 	}

@@ -67,6 +67,9 @@ type Options struct {
 	// PostgresReplicas lets PostgreSQL have streaming replicas, made by [Bed.PostgresReplica].
 	PostgresReplicas bool
 
+	// Audit has a Vault of ours keep an audit log that holds every secret, for [Vault.Secrets].
+	Audit bool
+
 	// Progress is told, in lines, about what takes long. Nil discards them.
 	Progress io.Writer
 }

@@ -26,6 +26,8 @@ type Vault struct {
 	server     *vaultServer // nil on an existing server
 	httpClient *http.Client
 
+	audit string // the audit log; "": there is none
+
 	mu       sync.Mutex // guards what follows
 	policies []string
 	tokens   []string

@@ -44,8 +44,10 @@ func (b *Bed) startVault(ctx context.Context) error {
 	if err := server.start(ctx); err != nil {
 		return err
 	}
-	b.Vault, err = newVault(b, server.address, server.rootToken, server)
-	return err
+	if b.Vault, err = newVault(b, server.address, server.rootToken, server); err != nil || !b.options.Audit {
+		return err
+	}
+	return b.Vault.startAudit(ctx, b.dir.join("audit.log"))
 }
 
 // useVault takes an existing server.

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"go.uber.org/goleak"
 
+	"github.com/vaultpool/vaultpool/integration/internal/kit"
 	"github.com/vaultpool/vaultpool/integration/testbed"
 	"github.com/vaultpool/vaultpool/rotation"
 	"github.com/vaultpool/vaultpool/rotation/vaultsource"
@@ -28,12 +29,12 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
 	var err error
-	if bed, err = testbed.Start(context.Background(), testbed.Options{Postgres: true, Progress: os.Stderr}); err != nil {
+	if bed, err = testbed.Start(context.Background(), testbed.Options{Postgres: true, Progress: os.Stderr, Audit: true}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	code = m.Run()
-	for _, err := range []error{bed.Close(), goleak.Find()} {
+	for _, err := range []error{kit.CheckHeard(bed), bed.Close(), goleak.Find()} {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
@@ -141,6 +142,7 @@ func (f *fixture) failed(err, kind error, parts ...string) {
 	if err == nil {
 		f.Fatal("no error")
 	}
+	kit.Heard(err)
 	for _, k := range []error{rotation.ErrDenied, rotation.ErrInvalid, rotation.ErrLeaseGone} {
 		if errors.Is(err, k) != (k == kind) { //nolint:errorlint // which of the three is meant
 			f.Errorf("errors.Is(%q, %q) = %t", err, k, errors.Is(err, k))
@@ -160,6 +162,7 @@ func (f *fixture) failed(err, kind error, parts ...string) {
 
 func (f *fixture) noSecret(text string) {
 	f.Helper()
+	kit.Heard(text)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, secret := range f.secrets {

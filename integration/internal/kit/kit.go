@@ -79,6 +79,7 @@ func (r *Recorder) Add(e rotation.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, e)
+	Heard(e, e.Err)
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -154,14 +155,17 @@ func (l *Logs) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle makes Logs a slog.Handler.
 func (l *Logs) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	fmt.Fprintf(&l.text, "%s %s", r.Level, r.Message)
+	var line strings.Builder
+	fmt.Fprintf(&line, "%s %s", r.Level, r.Message)
 	r.Attrs(func(a slog.Attr) bool {
-		fmt.Fprintf(&l.text, " %s=%v %+v %#v", a.Key, a.Value, a.Value.Any(), a.Value.Any())
+		fmt.Fprintf(&line, " %s=%v %+v %#v", a.Key, a.Value, a.Value.Any(), a.Value.Any())
 		return true
 	})
-	l.text.WriteByte('\n')
+	line.WriteByte('\n')
+	Heard(line.String())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.WriteString(line.String())
 	return nil
 }
 

@@ -44,7 +44,7 @@ func (p Package) Main(m *testing.M) (code int) {
 }
 
 func (p Package) run(ctx context.Context, m *testing.M) (code int, err error) {
-	p.Options.Progress = os.Stderr
+	p.Options.Progress, p.Options.Audit = os.Stderr, true
 	bed, err := testbed.Start(ctx, p.Options)
 	if err != nil {
 		return 1, err
@@ -57,8 +57,9 @@ func (p Package) run(ctx context.Context, m *testing.M) (code int, err error) {
 		}
 	}
 	code = m.Run()
+	err = CheckHeard(bed)
 	if p.Clean != nil {
-		err = p.Clean(ctx)
+		err = errors.Join(err, p.Clean(ctx))
 	}
 	return code, err
 }
