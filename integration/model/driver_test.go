@@ -318,12 +318,12 @@ func (d *driver) heard() (ok bool) {
 // unwell is what is not yet as it should be; "" if all is. A login tells the engine
 // of a credential that is dead.
 func (d *driver) unwell() (why string) {
-	_ = d.first.connect(false)
+	err := d.first.connect(false)
 	d.settle()
-	if err := d.first.connect(false); err != nil {
+	if err != nil {
 		return fmt.Sprintf("a login fails: %v", err)
 	}
-	d.first.release(0)
+	d.first.release(d.first.connections() - 1)
 	if n := len(d.r.Status().Generations); n > 1 && !d.w.h.shape.sameUser {
 		return fmt.Sprintf("there are %d generations", n)
 	}

@@ -166,11 +166,16 @@ func (p *pool) refused(g *rotation.Generation) {
 	p.a.Refused(g, rotation.ErrRefused)
 }
 
+func (p *pool) connections() (n int) {
+	p.w.do(func() { n = len(p.conns) })
+	return n
+}
+
 // release closes the nth connection.
 func (p *pool) release(n int) {
 	var c *conn
 	p.w.do(func() {
-		if n < len(p.conns) {
+		if n >= 0 && n < len(p.conns) {
 			c = p.conns[n]
 			p.conns = slices.Delete(p.conns, n, n+1)
 		}
