@@ -15,7 +15,10 @@ import (
 var bed *testbed.Bed
 
 func TestMain(m *testing.M) {
-	os.Exit(kit.Package{Bed: &bed, Options: testbed.Options{Postgres: true, MariaDB: true}, Parallel: 6}.Main(m))
+	os.Exit(kit.Package{
+		Bed: &bed, Options: testbed.Options{Postgres: true, MariaDB: true}, Parallel: 6,
+		Prepare: createGroup, Clean: dropGroup,
+	}.Main(m))
 }
 
 // onBoth runs a test on either adapter.

@@ -3,6 +3,7 @@ package outofband_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -19,7 +20,24 @@ type postgres struct{}
 
 func (postgres) connection() string { return "postgres" }
 
+// group has the rights that all users of a test have. They are members, because PostgreSQL fails some of those who grant on
+// the same table at once.
+func group() string { return pgx.Identifier{bed.Postgres.Database + "_outofband"}.Sanitize() }
+
+func createGroup(ctx context.Context) error {
+	return bed.Postgres.Exec(ctx, fmt.Sprintf(`
+		CREATE ROLE %[1]s NOLOGIN;
+		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %[1]s;
+		GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO %[1]s`, group()))
+}
+
+func dropGroup(ctx context.Context) error {
+	return bed.Postgres.Exec(ctx, fmt.Sprintf(`DROP OWNED BY %[1]s; DROP ROLE %[1]s`, group()))
+}
+
 func (postgres) role(ctx context.Context, options testbed.RoleOptions) (*testbed.Role, error) {
+	options.Create = []string{`CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE ` + group()}
+	options.Revoke = []string{`DROP ROLE IF EXISTS "{{name}}"`}
 	return bed.PostgresRole(ctx, options)
 }
 
@@ -51,11 +69,8 @@ func withParams(address, params string) string {
 
 func (postgres) createUser(t *testing.T, user, password string) {
 	t.Helper()
-	u := pgx.Identifier{user}.Sanitize()
-	kit.Check(t, bed.Postgres.Exec(t.Context(), `
-		CREATE ROLE `+u+` WITH LOGIN PASSWORD '`+password+`';
-		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO `+u+`;
-		GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO `+u))
+	kit.Check(t, bed.Postgres.Exec(t.Context(), fmt.Sprintf(`CREATE ROLE %s WITH LOGIN PASSWORD '%s' IN ROLE %s`,
+		pgx.Identifier{user}.Sanitize(), password, group())))
 }
 
 func (postgres) changePassword(t *testing.T, user, password string) {
@@ -65,8 +80,7 @@ func (postgres) changePassword(t *testing.T, user, password string) {
 
 func (postgres) dropUser(t *testing.T, user string) {
 	t.Helper()
-	u := pgx.Identifier{user}.Sanitize()
-	kit.Check(t, bed.Postgres.Exec(context.WithoutCancel(t.Context()), "DROP OWNED BY "+u+"; DROP ROLE "+u))
+	kit.Check(t, bed.Postgres.Exec(context.WithoutCancel(t.Context()), "DROP ROLE "+pgx.Identifier{user}.Sanitize()))
 }
 
 func (postgres) sessions(ctx context.Context, user string) ([]testbed.Session, error) {
