@@ -124,9 +124,11 @@ func (a *Attachment) Settled() bool { return a.r.quiet.Load() }
 
 // Refused reports that the database refused a login with g. However many report
 // it, one rotation follows; of a generation that is not current it says nothing
-// new. The login can be tried again when Await returns nil.
+// new, nor of one that a host of this pool was seen to refuse while another host, of this
+// pool or another, accepted it: no rotation would help that host. The login can be tried
+// again when Await returns nil.
 func (a *Attachment) Refused(g *Generation, err error) {
-	a.r.do(func() { a.r.loop.loginRefused(g, a.name, err) })
+	a.r.do(func() { a.r.loop.refusedAt(a, g, err) })
 }
 
 // Await is [Rotator.Await].

@@ -236,59 +236,6 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// checkRefusal tries a refused credential again while it cannot be replaced: the
-// database may have been wrong, and a valid one is never thrown away.
-func (l *loop) checkRefusal() {
-	g := l.current
-	if g == nil || !g.refused || g.term.expired(l.r.now()) {
-		return
-	}
-	l.probe(g, func(p ProbeResult) {
-		if g == l.current && g.refused && p.Accepted > 0 && p.Refused == 0 && !l.closing {
-			g.refused = false
-			g.lapsed.Store(false)
-			if l.op == nil && l.want == "login refused" {
-				l.want, l.failures = "", 0
-			}
-			l.regain()
-		}
-	})
-}
-
-// probe has every attachment log in with g, and hands the sum to then.
-func (l *loop) probe(g *Generation, then func(ProbeResult)) {
-	attached, r, timeout := slices.Clone(l.attached), l.r, l.probeTimeout()
-	r.running.Go(func() {
-		results := make(chan ProbeResult, len(attached))
-		for _, a := range attached {
-			r.running.Go(func() {
-				ctx, cancel := context.WithTimeout(a.ctx, timeout)
-				defer cancel()
-				results <- a.probe(ctx, g)
-			})
-		}
-		var sum ProbeResult
-		var errs []error
-		for range attached {
-			p := <-results
-			sum.Accepted += p.Accepted
-			sum.Refused += p.Refused
-			sum.Unknown += p.Unknown
-			errs = append(errs, p.Err)
-		}
-		sum.Err = errors.Join(errs...)
-		r.do(func() { then(sum) })
-	})
-}
-
-// probeTimeout leaves time for another attempt before the current credential ends.
-func (l *loop) probeTimeout() time.Duration {
-	if l.current == nil || l.lost != nil {
-		return l.r.config.ProbeTimeout
-	}
-	return min(l.r.config.ProbeTimeout, max(l.current.term.left(l.r.now())/2, 100*time.Millisecond))
-}
-
 // stepOperation drives the proof of a candidate.
 func (l *loop) stepOperation(now instant) time.Duration {
 	op := l.op
@@ -344,6 +291,7 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 	case publish:
 		l.publish(now, op, now.since(started))
 	case reject:
+		l.helpless(p)
 		l.rejectCandidate(fmt.Errorf("the new credential cannot log in: %w", p.Err))
 	case probeAgain:
 		op.probeAt = now.add(l.untilProbe(now, op.probes))

@@ -66,6 +66,11 @@ type owned struct {
 	swept   bool // the targets have ended what had no socket any more
 	stays   bool // its sessions are as good as those of its successor
 
+	refusing []*Attachment // pools with a host that refuses it, where another accepts it
+	looking  bool          // whether that is still so
+	looks    int
+	lookAt   instant // not before
+
 	checking bool // whether its lease exists
 	alive    int  // checks in a row that did not find it gone
 
@@ -304,18 +309,6 @@ func (l *loop) pause(by int) {
 	case l.paused == 0:
 		l.emit(Event{Kind: Resumed})
 	}
-}
-
-// loginRefused is Attachment.Refused.
-func (l *loop) loginRefused(g *Generation, pool string, err error) {
-	if g != l.current || g.refused || l.closing {
-		return
-	}
-	g.refused = true
-	g.lapsed.Store(true)
-	l.emit(Event{Kind: LoginRefused, Generation: g.id, Reason: pool, Err: err})
-	l.urgent("login refused")
-	l.lose("the database refused it")
 }
 
 // leaseGone records that the credential of g has no lease any more.

@@ -164,40 +164,113 @@ func TestRefusedAndAcceptedAgainIsKept(t *testing.T) {
 	})
 }
 
-// One host that still refuses is one too many, and a credential that has ended
-// meanwhile is not brought back.
-func TestRefusedIsNotKept(t *testing.T) {
+// hazard 56: while there is no other, a credential that one host still accepts is kept for it, whatever the other
+// says. One that has ended meanwhile is not brought back.
+func TestHazard56KeptWhereItIsAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startRig(t, Lease{TTL: time.Hour}, Config{})
 		p, q := g.pool("db"), g.pool("replica")
 		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { return errSealed } })
 		g.at(time.Minute)
-		q.set(func(q *fakePool) {
-			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
-		})
-		cur, _ := p.a.Current()
-		p.a.Refused(cur, ErrRefused)
-		g.at(50 * time.Minute)
+		answer := func(p *fakePool, r ProbeResult) {
+			p.set(func(p *fakePool) { p.onProbe = func(context.Context, *Generation) ProbeResult { return r } })
+		}
+		refused := ProbeResult{Refused: 1, Err: ErrRefused}
+		answer(p, refused)
+		answer(q, refused)
+		cur, _ := q.a.Current()
+		q.a.Refused(cur, ErrRefused)
+		g.at(10 * time.Minute)
 		_ = g.noCredential()
-		q.set(func(q *fakePool) {
-			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Unknown: 1, Err: ErrClosed} }
-		})
-		g.pass(time.Minute) // the other pool's login is accepted
+		answer(p, ProbeResult{Accepted: 1})
+		g.pass(time.Minute)
 		g.wantCurrent(1)
-		q.set(func(q *fakePool) {
-			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
-		})
-		p.a.Refused(cur, ErrRefused)
+		g.wantEvents(map[EventKind]int{CredentialLost: 1, CredentialBack: 1})
+		for range 100 { // it goes on refusing
+			q.a.Refused(cur, ErrRefused)
+			g.pass(time.Second)
+			g.wantCurrent(1)
+		}
+		g.pass(5 * time.Second)
+		answer(p, refused) // now nobody accepts it
+		q.a.Refused(cur, ErrRefused)
 		g.pass(time.Minute)
 		_ = g.noCredential()
 		g.at(61 * time.Minute)
-		q.set(func(q *fakePool) { q.onProbe = nil })
+		answer(q, ProbeResult{Accepted: 1})
 		probed, _, _ := q.snapshot()
 		g.pass(10 * time.Minute)
 		_ = g.noCredential()
 		if now, _, _ := q.snapshot(); len(now) != len(probed) {
 			t.Error("a credential that has ended is tried")
 		}
+	})
+}
+
+// hazard 56: when a new one can be had after that, and is refused by the same host, it is not asked for again.
+func TestHazard56RotationDoesNotHelp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p, q := g.pool("db"), g.pool("replica")
+		p.idle(t)
+		g.source.set(func(s *fakeSource) { s.onIssue = func(int) error { return errSealed } })
+		g.at(time.Minute)
+		q.set(func(q *fakePool) {
+			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
+		})
+		cur, _ := q.a.Current()
+		q.a.Refused(cur, ErrRefused)
+		g.at(5 * time.Minute)
+		g.wantCurrent(1)
+		g.source.set(func(s *fakeSource) { s.onIssue = nil })
+		g.at(8 * time.Minute)
+		g.wantCurrent(1)
+		g.wantEvents(map[EventKind]int{Rejected: 1, Published: 1, CredentialLost: 1})
+		before, _, _ := g.source.counts()
+		g.at(30 * time.Minute)
+		if now, _, _ := g.source.counts(); now != before {
+			t.Errorf("%d more were issued", now-before)
+		}
+		q.set(func(q *fakePool) { q.onProbe = nil })
+		g.rotate()
+		g.wantCurrent(3)
+	})
+}
+
+// hazard 56: a replica that is back behind a rotation refuses the credential that the others use. One rotation finds that
+// it does not help, and is the last; what the others refuse is news all the same.
+func TestHazard56OneRotationForAHostThatRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p, q := g.pool("db"), g.pool("replica")
+		p.idle(t)
+		g.at(time.Minute)
+		q.set(func(q *fakePool) {
+			q.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Refused: 1, Err: ErrRefused} }
+		})
+		for range 100 {
+			if cur, err := q.a.Current(); err == nil {
+				q.a.Refused(cur, ErrRefused)
+			}
+			g.pass(time.Second)
+		}
+		g.wantCurrent(2)
+		g.wantEvents(map[EventKind]int{Published: 2, LoginRefused: 1, CredentialLost: 1})
+		if probed, _, _ := q.snapshot(); len(probed) < 10 || len(probed) > 60 {
+			t.Errorf("the replica was asked %d times in 100 s", len(probed))
+		}
+		cur, _ := p.a.Current()
+		p.a.Refused(cur, ErrRefused)
+		g.pass(time.Second)
+		g.wantCurrent(3)
+		q.set(func(q *fakePool) { q.onProbe = nil }) // it has caught up
+		cur, _ = q.a.Current()
+		q.a.Refused(cur, ErrRefused)
+		g.pass(10 * time.Second)
+		g.wantCurrent(3)
+		q.a.Refused(cur, ErrRefused) // so this is news
+		g.pass(10 * time.Second)
+		g.wantCurrent(4)
 	})
 }
 
