@@ -65,7 +65,7 @@ func (r *report) text() string {
 	b.WriteString("\n")
 	r.table(&b)
 	row := func(name, format string, values ...any) {
-		fmt.Fprintf(&b, "%-22s %s\n", name, fmt.Sprintf(format, values...))
+		fmt.Fprintf(&b, "%-24s %s\n", name, fmt.Sprintf(format, values...))
 	}
 	b.WriteString("\n")
 	row("ran", "%v (%s), -seed=%d", r.ran.Round(100*time.Millisecond), r.reason, r.seed)
@@ -78,6 +78,9 @@ func (r *report) text() string {
 		row(string(l), "%s", text)
 	}
 	for _, l := range ours {
+		row("  events of "+string(l), "%s", kinds(r.snapshot.events[l]))
+	}
+	for _, l := range ours {
 		if c := r.record.compared[l]; c != nil {
 			row("compared", "%s %d, %s %d in %d episodes that touch %s; ours may be %d more",
 				l, c.ours, l.control(), c.control, c.episodes, l.database(), allowanceInAll(c.control, c.episodes))
@@ -85,7 +88,7 @@ func (r *report) text() string {
 	}
 	row("live sessions refused", "%d times in %d revocations of PostgreSQL's alone; over after %s in the median, %s at most",
 		r.record.denied, len(r.record.denials), seconds(middle(r.record.denials)), seconds(longest(r.record.denials)))
-	row("requests at Vault", "%d, at most %d in any %v (bound %d):%s", r.requests.Total, r.requests.Most, rateWindow, mostRequests, kinds(r.requests.ByKind))
+	row("requests at Vault", "%d, at most %d in any %v (bound %d): %s", r.requests.Total, r.requests.Most, rateWindow, mostRequests, kinds(r.requests.ByKind))
 	row("unrevoked at once", "%d and %d leases at most (bound %d)", r.snapshot.most[pgOurs], r.snapshot.most[myOurs], maxUnrevoked)
 	r.leftText(row)
 	problems := r.problems()
@@ -128,9 +131,11 @@ func (r *report) table(b *strings.Builder) {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2fs", d.Seconds()) }
 
-func kinds(counts map[string]int) (text string) {
+// kinds lists counts: "2 issue, 5 renew".
+func kinds(counts map[string]int) string {
+	var all []string
 	for _, kind := range slices.Sorted(maps.Keys(counts)) {
-		text += fmt.Sprintf(" %d %s", counts[kind], kind)
+		all = append(all, fmt.Sprintf("%d %s", counts[kind], kind))
 	}
-	return text
+	return strings.Join(all, ", ")
 }

@@ -51,6 +51,12 @@ func newSite(ctx context.Context, screen *screen) (_ *site, err error) {
 	if s.dir, err = os.MkdirTemp("", "vaultpool-chaos-"); err != nil {
 		return nil, fmt.Errorf("make a directory for Vault: %w", err)
 	}
+	for _, variable := range []string{"PGVAULT_TEST_POSTGRES_URL", "PGVAULT_TEST_MARIADB_DSN"} {
+		// What is done to a server here must be done to none but our own.
+		if err := os.Unsetenv(variable); err != nil {
+			return nil, fmt.Errorf("leave existing servers alone: %w", err)
+		}
+	}
 	s.bed, err = testbed.Start(ctx, testbed.Options{
 		Postgres: true, MariaDB: true, VaultDir: filepath.Join(s.dir, "vault"), Progress: screen,
 	})
