@@ -291,8 +291,9 @@ func (l *loop) sourceChanged() {
 	}
 }
 
-// soon lets an attempt that waits for its turn after a failure be made at once, since
-// there may be something new; but no oftener than the least interval between two.
+// soon lets an attempt that waits for its turn after a failure be made at once: the source
+// has something new, or was seen to answer, or callers have to wait from now on. It is no
+// oftener than the least interval between two.
 func (l *loop) soon() {
 	soonest := l.lastIssue.add(l.r.config.IssueInterval)
 	if now := l.r.now(); l.failures > 0 && now.until(l.retryAt) > now.until(soonest) {
@@ -316,6 +317,7 @@ func (l *loop) leaseGone(g *Generation) {
 	g.gone = true
 	g.lapsed.Store(true)
 	l.urgent("lease is gone")
+	l.soon() // the source has just answered
 }
 
 // urgent asks for a rotation before the schedule does. A credential that had
@@ -331,7 +333,9 @@ func (l *loop) lose(why string) {
 	if l.lost == nil {
 		l.lost = &NoCredentialError{Since: time.Now(), Reason: why}
 		if l.failures > 0 && l.r.now().until(l.retryAt) > 0 {
-			l.lost.Err = l.failure // there has been an attempt already, and there is none now
+			l.lost.Err = l.failure          // there has been an attempt already, and there is none now
+			l.failures = min(l.failures, 2) // from here on callers wait: the pauses grow anew
+			l.soon()
 		}
 		l.emit(Event{Kind: CredentialLost, Generation: l.current.id, Reason: why})
 	}

@@ -364,3 +364,41 @@ func TestHazard10CloseIsBounded(t *testing.T) {
 		g.wantCalls(2, 0, 2)
 	})
 }
+
+// hazard 26: an outage that began while the credential was good costs its callers no more, once it has ended, than the
+// outage has cost them already.
+func TestHazard26RecoveryIsInProportion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, hourLease)
+		g.jitter = 0
+		g.start(Config{})
+		g.source.set(func(s *fakeSource) {
+			s.onIssue = func(int) error { return errSealed }
+			s.onRenew = func(int, Lease, time.Duration) (Lease, error) { return Lease{}, errSealed }
+		})
+		g.at(time.Hour + 3*time.Second) // three seconds without a credential
+		g.noCredential()
+		g.source.set(func(s *fakeSource) { s.onIssue = nil })
+		g.pass(4 * time.Second)
+		g.wantCurrent(2)
+	})
+}
+
+// A lease that turns out to be gone says that the source answers: there is no reason to wait out a pause that began when
+// it did not.
+func TestGoneEndsABackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, s, p := startChecking(t)
+		gen := p.idle(t).Generation()
+		s.fakeSource.set(func(s *fakeSource) {
+			s.onIssue = func(int) error { return errSealed }
+			s.onRenew = func(int, Lease, time.Duration) (Lease, error) { return Lease{}, errSealed }
+		})
+		g.at(57 * time.Minute) // it has been wanted for two minutes
+		s.fakeSource.set(func(s *fakeSource) { s.onIssue = nil })
+		s.say(ErrLeaseGone)
+		p.a.Suspect(gen, errNoRight)
+		g.pass(1100 * time.Millisecond)
+		g.wantCurrent(2)
+	})
+}
