@@ -43,6 +43,17 @@ bench: ## pgvault beside raw pgxpool and the usual ways of rotating by hand; DB=
 	@cd integration && go build -o ../bin/bench ./bench
 	@exec bin/bench $(if $(DB),-db=$(DB)) $(ARGS)
 
+.PHONY: chaos
+chaos: ## both pools under load while everything between them fails, beside raw pools; five minutes, ARGS=-h for more
+	@integration/setup.sh postgres mariadb
+	@echo 'building the fault suite'
+	@cd integration && go build -o ../bin/chaos ./chaos
+	@exec bin/chaos $(ARGS)
+
+.PHONY: soak
+soak: ## the same for hours: eight, unless DURATION says
+	@$(MAKE) --no-print-directory chaos ARGS='-duration=$(or $(DURATION),8h) $(ARGS)'
+
 .PHONY: setup
 setup: ## install what is missing of PostgreSQL, MariaDB and a C compiler (Debian, as root or with sudo)
 	@integration/setup.sh postgres mariadb gcc
