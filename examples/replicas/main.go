@@ -92,7 +92,8 @@ func openPool(ctx context.Context, connString string, rotator *rotation.Rotator)
 	return pgvault.NewWithConfig(ctx, config)
 }
 
-// close closes the pools first and the Rotator last, which revokes the lease when no connection is left.
+// close closes the pools first and then the Rotator, which revokes the lease when no connection is left. Last would come
+// a source that logs in by itself (vaultsource.Config.Auth); this one was given its token.
 func (db *databases) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // an orchestrator kills after 30
 	defer cancel()

@@ -301,7 +301,7 @@ func startLoad(t *testing.T, workers int, what string, work func(context.Context
 // more waits until it was done some more times.
 func (l *load) more(t *testing.T) {
 	t.Helper()
-	target := l.done.Load() + 20
+	target := l.done.Load() + 10
 	kit.Eventually(t, "the load goes on", func(context.Context) bool { return l.done.Load() >= target || t.Failed() })
 }
 

@@ -180,7 +180,9 @@ func (s *postgresServer) start(ctx context.Context) error {
 		"logging_collector=off", "log_destination=stderr", "log_min_messages=warning",
 	}
 	if s.bed.options.PostgresReplicas {
-		settings = append(settings, "wal_level=replica", "max_wal_senders=20", "max_replication_slots=20", "wal_keep_size=256MB")
+		settings = append(settings, "wal_level=replica", "max_wal_senders=20", "max_replication_slots=20", "wal_keep_size=256MB",
+			// Queries at a replica are not cancelled for the sake of its replay, however far behind that is.
+			"max_standby_streaming_delay=-1", "max_standby_archive_delay=-1", "hot_standby_feedback=on")
 	} else {
 		settings = append(settings, "wal_level=minimal", "max_wal_senders=0")
 	}
