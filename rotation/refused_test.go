@@ -274,6 +274,35 @@ func TestHazard56OneRotationForAHostThatRefuses(t *testing.T) {
 	})
 }
 
+// A host that refuses where another accepts can be the first sign that a credential is dead: of one that was good
+// everywhere, the next refused login is news.
+func TestHazard56FirstSignOfTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p, q := g.pool("db"), g.pool("replica")
+		p.idle(t)
+		g.at(time.Minute)
+		p.set(func(p *fakePool) {
+			p.onProbe = func(_ context.Context, g *Generation) ProbeResult {
+				if g.ID() == 1 {
+					return ProbeResult{Refused: 1, Err: ErrRefused}
+				}
+				return ProbeResult{Accepted: 1}
+			}
+		})
+		cur, _ := p.a.Current()
+		p.a.Suspect(cur, errors.New("permission denied")) // the source cannot tell: a login is tried everywhere
+		g.pass(time.Second)
+		if probed, _, _ := q.snapshot(); len(probed) != 1 {
+			t.Fatalf("the other host was asked %d times", len(probed))
+		}
+		g.wantCurrent(1)
+		p.a.Refused(cur, ErrRefused)
+		g.pass(time.Second)
+		g.wantCurrent(2)
+	})
+}
+
 // A static role or a file that holds the credential which the database refuses:
 // it is asked again at a bounded rate until it has another.
 func TestRefusedAndReturnedAgain(t *testing.T) {
