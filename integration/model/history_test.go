@@ -150,6 +150,14 @@ func (h history) String() string {
 
 func durations(ds ...time.Duration) *rapid.Generator[time.Duration] { return rapid.SampledFrom(ds) }
 
+// oneIn draws true once in n times. An integer of a range would not do: small ones are
+// drawn more often.
+func oneIn(n int) *rapid.Generator[bool] {
+	bools := make([]bool, n)
+	bools[n-1] = true
+	return rapid.SampledFrom(bools)
+}
+
 // histories draws histories; the simplest of everything comes first, since that is
 // what shrinking goes for.
 var histories = rapid.Custom(func(t *rapid.T) history {
@@ -163,25 +171,27 @@ var histories = rapid.Custom(func(t *rapid.T) history {
 	if h.shape.renewable {
 		h.config.RenewIncrement = rapid.SampledFrom([]time.Duration{0, 2 * h.shape.ttl}).Draw(t, "RenewIncrement")
 	}
-	h.steps = rapid.SliceOfN(steps(h.shape.unit()), 0, 40).Draw(t, "steps")
-	h.abrupt = rapid.IntRange(0, 2).Draw(t, "abrupt") == 2
+	for range 4 { // a slice has five elements on average
+		h.steps = append(h.steps, rapid.SliceOfN(steps(h.shape.unit()), 0, 15).Draw(t, "steps")...)
+	}
+	h.abrupt = oneIn(3).Draw(t, "abrupt")
 	h.held = rapid.Bool().Draw(t, "held")
 	return h
 })
 
 var shapes = rapid.Custom(func(t *rapid.T) shape {
-	if rapid.IntRange(0, 5).Draw(t, "static") == 5 {
+	if oneIn(5).Draw(t, "static") {
 		return shape{
 			static: true, bare: rapid.Bool().Draw(t, "bare"), sameUser: rapid.Bool().Draw(t, "same user"),
-			refresh: durations(time.Minute, 5*time.Second, time.Hour).Draw(t, "refresh"),
+			refresh: durations(time.Minute, 5*time.Second, 20*time.Minute).Draw(t, "refresh"),
 		}
 	}
 	s := shape{
-		ttl:       durations(time.Hour, time.Minute, 10*time.Second, time.Second, 8*time.Hour, 0).Draw(t, "ttl"),
+		ttl:       durations(30*time.Minute, time.Minute, 10*time.Second, time.Second, 0).Draw(t, "ttl"),
 		renewable: rapid.Bool().Draw(t, "renewable"),
-		revocable: rapid.IntRange(0, 7).Draw(t, "revocable") != 7,
-		bare:      rapid.IntRange(0, 9).Draw(t, "bare") == 9,
-		sweeps:    rapid.IntRange(0, 3).Draw(t, "sweeps") == 3,
+		revocable: !oneIn(8).Draw(t, "not revocable"),
+		bare:      oneIn(10).Draw(t, "bare"),
+		sweeps:    oneIn(4).Draw(t, "sweeps"),
 	}
 	if s.ttl > 0 {
 		s.ceiling = s.ttl * time.Duration(rapid.SampledFrom([]int{0, 1, 2, 5}).Draw(t, "ceiling"))
@@ -189,7 +199,7 @@ var shapes = rapid.Custom(func(t *rapid.T) shape {
 	} else {
 		s.renewable = false
 	}
-	if rapid.IntRange(0, 7).Draw(t, "refreshed") == 7 {
+	if oneIn(8).Draw(t, "refreshed") {
 		s.refresh = max(s.ttl/3, 5*time.Second)
 	}
 	return s
@@ -215,14 +225,14 @@ var common = []verb{
 func steps(unit time.Duration) *rapid.Generator[step] {
 	return rapid.Custom(func(t *rapid.T) step {
 		verbs := common
-		if rapid.IntRange(0, 60).Draw(t, "close") == 60 {
+		if oneIn(100).Draw(t, "close") {
 			verbs = []verb{shut}
 		}
 		s := step{do: rapid.SampledFrom(verbs).Draw(t, "do")}
 		switch s.do {
 		case pass:
 			s.d = time.Duration(rapid.Int64Range(0, 200).Draw(t, "percent")) * unit / 100
-			if rapid.IntRange(0, 4).Draw(t, "short") == 4 {
+			if oneIn(4).Draw(t, "short") {
 				s.d = durations(time.Second, time.Millisecond, 100*time.Millisecond, 10*time.Second).Draw(t, "d")
 			}
 		case rotate:

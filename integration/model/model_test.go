@@ -69,6 +69,9 @@ func (m *judge) once(h history) (v verdict) {
 	if len(others) > 5 {
 		others = append(others[:5], "…")
 	}
+	if v.property == "" {
+		return v
+	}
 	v.what = strings.Join(append([]string{v.what}, others...), "\n")
 	v.story = w.told()
 	return v

@@ -40,7 +40,7 @@ type world struct {
 	calm       bool   // no fault is left, nor what one has led to
 	down       bool
 	closing    bool
-	story      []string
+	story      []line
 	violations []violation
 	pools      []*pool
 	events     journal
@@ -78,9 +78,16 @@ func newWorld(h history) *world {
 	return &world{h: h, start: time.Now(), byPassword: make(map[string]*lease), events: newJournal()}
 }
 
+// line is one of the story. It is written out only if it is to be read.
+type line struct {
+	at     time.Duration
+	format string
+	args   []any
+}
+
 // note adds a line to the story; mu is held.
 func (w *world) note(format string, args ...any) {
-	w.story = append(w.story, fmt.Sprintf("%12v  ", time.Since(w.start))+fmt.Sprintf(format, args...))
+	w.story = append(w.story, line{time.Since(w.start), format, args})
 }
 
 // wrong records a violation; mu is held.
@@ -218,4 +225,10 @@ func (o outcome) delay() time.Duration {
 	return o.d + time.Millisecond
 }
 
-func (w *world) told() string { return strings.Join(w.story, "\n") }
+func (w *world) told() string {
+	var b strings.Builder
+	for _, l := range w.story {
+		_, _ = fmt.Fprintf(&b, "%14v  "+l.format+"\n", append([]any{l.at}, l.args...)...)
+	}
+	return b.String()
+}
