@@ -100,7 +100,7 @@ func TestHazard29_ReplicaLagsInOnePool(t *testing.T) {
 func (s *site) lagsBehind(t *testing.T, replica *testbed.PostgresReplica, pools ...*pgvault.Pool) {
 	t.Helper()
 	old := s.user()
-	kit.Check(t, replica.Lag(t.Context()))
+	lag(t, replica)
 	rotated := make(chan error, 1)
 	go func() { rotated <- s.Rotate(context.Background()) }()
 	for _, e := range s.events.WaitN(t, rotation.ProbeFailed, 2, 4) {
@@ -229,7 +229,7 @@ func TestHazard57_CloseTheReplicasPool(t *testing.T) {
 	}
 	leaked.release()
 	s.events.None(t, rotation.Revoked)
-	kit.Check(t, replica.Lag(t.Context()))
+	lag(t, replica)
 	s.rotate(t)
 	if fresh := freshUser(t, primary); fresh != s.user() || fresh == user {
 		t.Errorf("the other pool logs in as %s", fresh)

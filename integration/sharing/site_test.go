@@ -194,6 +194,14 @@ func newReplica(t *testing.T) *testbed.PostgresReplica {
 	return replica
 }
 
+// lag keeps a replica where it is.
+func lag(t *testing.T, replica *testbed.PostgresReplica) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
+	defer cancel()
+	kit.Check(t, replica.Lag(ctx))
+}
+
 // querier is what pools, connections and transactions have in common.
 type querier interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)

@@ -106,22 +106,26 @@ func (r *PostgresReplica) URL() string {
 // Lag keeps the replica where it is, until CatchUp: what commits from now on is received and not
 // replayed. It holds over Stop and Restart, and has taken effect when it returns.
 func (r *PostgresReplica) Lag(ctx context.Context) error {
-	err := r.configure(ctx, "ALTER SYSTEM SET recovery_min_apply_delay = '1d'", "SELECT pg_wal_replay_pause()")
-	for state := ""; err == nil && state != "paused"; { // a pause is at once, a delay at an unknown time; but no pause survives a restart
+	// First the pause, since a replay that waits for the delay to pass does not see it; no pause survives a restart.
+	err := r.execute(ctx, "SELECT pg_wal_replay_pause()")
+	for state := ""; err == nil && state != "paused"; {
 		if err = r.Superuser.QueryRow(ctx, "SELECT pg_get_wal_replay_pause_state()").Scan(&state); err == nil {
 			err = sleep(ctx, time.Millisecond)
 		}
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("pause the replica's replay: %w", err)
+	}
+	return r.execute(ctx, "ALTER SYSTEM SET recovery_min_apply_delay = '1d'", "SELECT pg_reload_conf()")
 }
 
 // CatchUp ends Lag.
 func (r *PostgresReplica) CatchUp(ctx context.Context) error {
-	return r.configure(ctx, "ALTER SYSTEM RESET recovery_min_apply_delay", "SELECT pg_wal_replay_resume()")
+	return r.execute(ctx, "ALTER SYSTEM RESET recovery_min_apply_delay", "SELECT pg_reload_conf()", "SELECT pg_wal_replay_resume()")
 }
 
-func (r *PostgresReplica) configure(ctx context.Context, setting, replay string) error {
-	for _, sql := range []string{setting, "SELECT pg_reload_conf()", replay} {
+func (r *PostgresReplica) execute(ctx context.Context, statements ...string) error {
+	for _, sql := range statements {
 		if _, err := r.Superuser.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("change the replica's replay: %w", err)
 		}
