@@ -67,6 +67,7 @@ func TestPoolWithLogins(t *testing.T) {
 			stop()
 			<-done
 			f.must(pool.Shutdown(t.Context()))
+			l.wantTokens(0) // at once: the last one would have lived for up to three seconds more
 			l.wantNothing()
 			f.noSecret(log.String())
 			t.Logf("%d calls, %d failed; warnings: %s", calls.Load(), failed.Load(), log.String())
