@@ -377,7 +377,7 @@ func TestHazard26RecoveryIsInProportion(t *testing.T) {
 			s.onRenew = func(int, Lease, time.Duration) (Lease, error) { return Lease{}, errSealed }
 		})
 		g.at(time.Hour + 3*time.Second) // three seconds without a credential
-		g.noCredential()
+		_ = g.noCredential()
 		g.source.set(func(s *fakeSource) { s.onIssue = nil })
 		g.pass(4 * time.Second)
 		g.wantCurrent(2)
@@ -390,12 +390,12 @@ func TestGoneEndsABackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, s, p := startChecking(t)
 		gen := p.idle(t).Generation()
-		s.fakeSource.set(func(s *fakeSource) {
+		s.set(func(s *fakeSource) {
 			s.onIssue = func(int) error { return errSealed }
 			s.onRenew = func(int, Lease, time.Duration) (Lease, error) { return Lease{}, errSealed }
 		})
 		g.at(57 * time.Minute) // it has been wanted for two minutes
-		s.fakeSource.set(func(s *fakeSource) { s.onIssue = nil })
+		s.set(func(s *fakeSource) { s.onIssue = nil })
 		s.say(ErrLeaseGone)
 		p.a.Suspect(gen, errNoRight)
 		g.pass(1100 * time.Millisecond)

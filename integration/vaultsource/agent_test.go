@@ -147,7 +147,7 @@ func TestCachingAgent(t *testing.T) {
 	a := newAutoAuth(t, f.token)
 	var cached []byte
 	cache := &cachingTransport{path: "/v1/" + f.role.CredsPath, cached: &cached}
-	a.Handler.(*httputil.ReverseProxy).Transport = cache //nolint:forcetypeassert // newAutoAuth's
+	a.Handler.(*httputil.ReverseProxy).Transport = cache
 	t.Setenv("VAULT_TOKEN", "")
 	t.Setenv("VAULT_AGENT_ADDR", a.onSocket(t))
 	var log syncBuffer
