@@ -160,7 +160,7 @@ func (t *target) takeUp(ctx context.Context, n int) {
 }
 
 // End terminates sessions at the server, which it knows by the ports at our end, so not behind NAT: their sockets are
-// closed, but their statements would go on.
+// closed, but their statements would go on. One that is not there any more cannot be signalled again.
 func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotation.Conn) error {
 	var ports pq.Int64Array
 	for _, c := range conns {
@@ -176,7 +176,7 @@ func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotat
 	}
 	defer func() { _ = c.Close() }()
 	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = current_user AND client_port = ANY($1) OFFSET 0) s
-		WHERE NOT pg_terminate_backend(pid, 3000)`, []driver.NamedValue{{Ordinal: 1, Value: list}})
+		WHERE NOT pg_terminate_backend(pid, 3000) AND pg_terminate_backend(pid)`, []driver.NamedValue{{Ordinal: 1, Value: list}})
 	if err != nil {
 		return err
 	}
