@@ -87,8 +87,9 @@ func TestHazard40_Changed(t *testing.T) {
 		first, second := newUser(t, db, "pw1"), newUser(t, db, "pw2")
 		k := mountKV(t, version, [2]string{"db_user", "db_pass"}, first, "pw1")
 		s := open(t, db, setup{
-			path:   k.path(),
-			params: "vault_username_field=db_user&vault_password_field=db_pass&vault_refresh_interval=1s",
+			path:        k.path(),
+			params:      "vault_username_field=db_user&vault_password_field=db_pass&vault_refresh_interval=1s",
+			poolOptions: poolOptions{warm: true}, // nobody but us closes a connection
 		})
 		l := startLoad(t, s)
 		s.events.WaitN(t, rotation.Refreshed, 1, 2) // looked, and found the same

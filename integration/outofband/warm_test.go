@@ -100,6 +100,9 @@ func TestHazard35_MariaDBSessionsOutliveTheirUser(t *testing.T) {
 		t.Errorf("the renewal failed with %v", failed.Err)
 	}
 	s.events.Wait(t, rotation.Revoked, 1)
+	if e := s.events.Wait(t, rotation.Published, 2); e.Reason != "lease is gone" || len(s.events.Of(rotation.RenewFailed, 1)) != 1 {
+		t.Errorf("generation 2 was published for %q, after %d renewals failed", e.Reason, len(s.events.Of(rotation.RenewFailed, 1)))
+	}
 	l.goesOn(t, 50)
 	s.events.None(t, rotation.LeaseChecked, rotation.LoginRefused)
 	s.rotatedOnce(t, 1)
