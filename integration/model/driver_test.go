@@ -50,6 +50,12 @@ func (w *world) live(t *testing.T) {
 		d.step(s)
 		d.settle()
 	}
+	if d.w.h.late && !d.shutting {
+		d.resume()
+		d.w.do(func() { d.src.issues = script{{fine, time.Minute}} })
+		d.rotate(time.Second)
+		d.pass(d.w.h.config.IssueInterval)
+	}
 	healthy := !d.shutting && !d.w.h.abrupt && d.calm()
 	d.finish(healthy)
 }
@@ -123,7 +129,7 @@ func (d *driver) faulty(s step) {
 			if l := d.w.events.current; l != nil && d.w.h.shape.static && s.do == change {
 				l.gone = true
 			}
-			changed = d.src.changed
+			changed, d.w.news = d.src.changed, time.Now()
 		case down, up:
 			d.w.down = s.do == down
 		case issueFault:

@@ -17,6 +17,7 @@ type history struct {
 	shape  shape
 	steps  []step
 	abrupt bool // it is closed in the middle of things, not when all is well
+	late   bool // an issue is under way then that takes longer than Close may
 	held   bool // a connection is in use when it is closed
 }
 
@@ -144,7 +145,7 @@ func (h history) String() string {
 	for i, s := range h.steps {
 		_, _ = fmt.Fprintf(&b, "%3d. %v\n", i+1, s)
 	}
-	_, _ = fmt.Fprintf(&b, "     closed abruptly: %v, a connection is in use then: %v\n", h.abrupt, h.held)
+	_, _ = fmt.Fprintf(&b, "     closed abruptly: %v, a late issue under way: %v, a connection in use: %v\n", h.abrupt, h.late, h.held)
 	return b.String()
 }
 
@@ -175,6 +176,7 @@ var histories = rapid.Custom(func(t *rapid.T) history {
 		h.steps = append(h.steps, rapid.SliceOfN(steps(h.shape.unit()), 0, 15).Draw(t, "steps")...)
 	}
 	h.abrupt = oneIn(3).Draw(t, "abrupt")
+	h.late = h.abrupt && rapid.Bool().Draw(t, "late")
 	h.held = rapid.Bool().Draw(t, "held")
 	return h
 })

@@ -15,7 +15,8 @@ type journal struct {
 	current   *lease // what that one logs in with
 	state     map[uint64]rotation.EventKind
 	lease     map[uint64]*lease
-	doubts    int // refusals reported, rightly or not
+	lost      time.Time // the last time that there was no credential any more
+	doubts    int       // refusals reported, rightly or not
 	issues    int
 	closed    bool
 }
@@ -102,6 +103,8 @@ func (w *world) follow(e rotation.Event) {
 		if !w.closing && l.attempts == 0 {
 			w.wrong(reported, "revoking %s is given up before it was tried", l.user)
 		}
+	case rotation.CredentialLost:
+		j.lost = time.Now()
 	case rotation.Closed:
 		j.closed = true
 	default:

@@ -77,7 +77,7 @@ func (d *driver) checkNext(s rotation.Status) {
 	default:
 		w.wrong(neverRest, "Status.Next is %q", s.Next)
 	}
-	held := s.Paused || s.Unrevoked >= w.h.config.MaxUnrevoked || s.Next == "renew" && d.src.renewing > 0
+	held := s.Paused || s.Unrevoked >= w.h.config.MaxUnrevoked
 	if !s.NextAt.IsZero() && s.NextAt.Before(now) && !held {
 		w.wrong(neverRest, "%q was due %v ago", s.Next, now.Sub(s.NextAt))
 	}

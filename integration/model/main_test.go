@@ -8,7 +8,7 @@ import (
 )
 
 // checks is how many histories there are unless -rapid.checks says.
-const checks = "150"
+const checks = "200"
 
 // TestMain has rapid leave no files: the engine's jitter is not in them. What a
 // failure prints is the history and what happened.

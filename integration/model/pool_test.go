@@ -22,6 +22,9 @@ type pool struct {
 	closing      bool
 	probes, ends script
 	proofs       map[uint64]rotation.ProbeResult // the last, by generation
+	candidate    *rotation.Generation            // proven last, before it was current
+	count        int                             // of its proofs
+	since        time.Time                       // the first
 }
 
 type conn struct {
@@ -193,6 +196,7 @@ func (p *pool) Probe(ctx context.Context, g *rotation.Generation) rotation.Probe
 	var over func()
 	p.w.do(func() {
 		o, over = p.w.begin(&p.probes)
+		p.checkProofs(g)
 		p.proofs[g.ID()] = rotation.ProbeResult{Unknown: 1} // until it answers
 		p.w.note("probe of %v by %s %s", g, p.name, o.fault)
 	})
@@ -205,6 +209,21 @@ func (p *pool) Probe(ctx context.Context, g *rotation.Generation) rotation.Probe
 		p.w.do(func() { p.w.doubt(g) })
 	}
 	return r
+}
+
+// checkProofs checks the rate at which a candidate is proven: less than a second apart
+// are the first six only; mu is held.
+func (p *pool) checkProofs(g *rotation.Generation) {
+	if p.w.events.state[g.ID()] != rotation.Issued {
+		return
+	}
+	if p.candidate != g {
+		p.candidate, p.count, p.since = g, 0, time.Now()
+	}
+	p.count++
+	if took := time.Since(p.since); p.count > 10+int(took/time.Second) {
+		p.w.wrong(rateBound, "%d proofs of %v in %v", p.count, g, took)
+	}
 }
 
 func (p *pool) prove(ctx context.Context, g *rotation.Generation, o outcome) rotation.ProbeResult {

@@ -16,7 +16,6 @@ type source struct {
 	issues, renewals, revokes, checks script
 	changed                           func() // Watch's, nil before
 	inFlight                          bool   // an issue
-	renewing                          int    // renewals in flight
 	lastIssue                         time.Time
 	minFull                           time.Duration // the shortest lease so far
 	failures                          int           // issues in a row that were answered with an error
@@ -51,6 +50,9 @@ func (f full) Check(ctx context.Context, asked rotation.Lease) error {
 	w.note("check %s %s", asked.ID, o.fault)
 	w.mu.Unlock()
 	o.wait(ctx)
+	if o.fault == gone {
+		w.do(func() { w.news = time.Now() })
+	}
 	return o.err()
 }
 
@@ -156,7 +158,14 @@ func (s *source) arrived(now time.Time) {
 	if gap := now.Sub(s.lastIssue); !s.lastIssue.IsZero() && gap < least {
 		w.wrong(rateBound, "an issue %v after the last one; the least is %v", gap, least)
 	}
-	if w.events.doubts == 0 { // a refusal that proves wrong ends the backoff
+	if w.events.doubts > 0 { // one that proves wrong ends the backoff
+		s.lastIssue = now
+		return
+	}
+	if now.Before(s.notBefore) {
+		w.wrong(rateBound, "an issue %v before what Retry-After asked for", s.notBefore.Sub(now))
+	}
+	if !s.hurry(now) {
 		limit := time.Second
 		if s.wasLost {
 			limit = 30 * time.Second
@@ -165,15 +174,23 @@ func (s *source) arrived(now time.Time) {
 		if rest := now.Sub(s.failedAt); s.failures > 0 && rest < backoff {
 			w.wrong(rateBound, "an issue %v after the failure of %d in a row; the least is %v", rest, s.failures, backoff)
 		}
-		if now.Before(s.notBefore) {
-			w.wrong(rateBound, "an issue %v before what Retry-After asked for", s.notBefore.Sub(now))
-		}
 	}
 	s.lastIssue = now
 }
 
+// hurry reports that, since the last issue, there was a reason to ask at once: the source
+// said that it changed, or that a lease is gone, or the credential was lost.
+func (s *source) hurry(now time.Time) bool {
+	j := &s.w.events
+	lost := j.current != nil && j.current.over(now) && !j.current.told.Before(s.lastIssue)
+	return lost || !j.lost.Before(s.lastIssue) || !s.w.news.Before(s.lastIssue)
+}
+
 func (s *source) failed(o outcome) {
 	now := time.Now()
+	if !s.w.events.lost.Before(s.failedAt) { // the pauses grow anew
+		s.failures = min(s.failures, 2)
+	}
 	s.failures++
 	s.failedAt, s.notBefore = now, time.Time{}
 	if o.fault == later {
@@ -189,8 +206,7 @@ func (s *source) renew(ctx context.Context, asked rotation.Lease, increment time
 	o, over := w.begin(&s.renewals)
 	defer over()
 	l := w.find(asked.ID)
-	s.renewing++
-	defer w.do(func() { s.renewing-- })
+	s.checkRenewals(l, now)
 	w.note("renew %s %s", asked.ID, o.fault)
 	if l == nil {
 		w.wrong(reported, "renewal of %q, which was never issued", asked.ID)
@@ -225,14 +241,31 @@ func (s *source) renew(ctx context.Context, asked rotation.Lease, increment time
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if o.fault == gone {
+		w.news = time.Now()
+	}
 	if o.fault != "" && o.fault != fine && o.fault != less {
 		return rotation.Lease{}, o.err()
 	}
-	l.told = now.Add(ttl)
+	l.told, l.full = now.Add(ttl), max(l.full, ttl)
 	granted := s.describe(l)
 	granted.TTL, granted.Capped = ttl, w.h.shape.capped && ttl < increment
 	w.note("renewed %s for %v", l.user, ttl)
 	return granted, nil
+}
+
+// checkRenewals checks their rate. One that succeeds lasts for most of the lease;
+// between two there is time for eight that fail ever later, and then for one in 15
+// seconds.
+func (s *source) checkRenewals(l *lease, now time.Time) {
+	if l == nil {
+		return
+	}
+	l.renewals++
+	took := now.Sub(l.born)
+	if most := 20 + int(20*took/max(l.full, 1)+took/(15*time.Second)); l.renewals > most {
+		s.w.wrong(rateBound, "%d renewals of %s in %v", l.renewals, l.user, took)
+	}
 }
 
 // revoke checks that nobody needs the lease any more.

@@ -18,7 +18,7 @@ const (
 	neverRest  = "3: there is always a next action, and a credential again soon after the faults are over"
 	keepsValid = "4: a valid credential is never thrown away, and an unproven one never put in its place"
 	neverPast  = "5: no credential is offered past its end, and no deadline is later than that"
-	rateBound  = "6: issues come one at a time, and no faster than interval and backoff allow"
+	rateBound  = "6: issues come one at a time, and they, proofs and renewals no faster than interval and backoff allow"
 	nothing    = "7: after Close everything is revoked or named, and nothing runs"
 	reported   = "8: events tell what happened, in order"
 )
@@ -39,6 +39,7 @@ type world struct {
 	slow       int    // calls with faults that are not answered yet
 	calm       bool   // no fault is left, nor what one has led to
 	down       bool
+	news       time.Time // when the source last said that it changed, or that a lease is gone
 	closing    bool
 	story      []line
 	violations []violation
@@ -54,13 +55,14 @@ type lease struct {
 	born      time.Time     // when its issue arrived
 	told      time.Time     // the end, as the last answer said; zero: none
 	ends      time.Time     // the end
-	full      time.Duration // the most that was granted
+	full      time.Duration // the most that was granted, as the answers said
 	answered  bool          // the engine was told of it
 	known     bool          // it has made a generation of it
 	gone      bool          // revoked, by whomever, or replaced (static)
 	returned  bool          // a revocation was answered with success
 	doubted   bool          // a refusal of it was reported
 	attempts  int           // of revoking it
+	renewals  int           // asked for
 	swept     bool
 
 	open    map[*socket]bool
@@ -115,7 +117,6 @@ func (w *world) unrevoked(now time.Time) (n int) {
 
 // grant sets what was granted now; mu is held.
 func (l *lease) grant(now time.Time, ttl time.Duration) {
-	l.full = max(l.full, ttl)
 	if ttl > 0 {
 		l.ends = now.Add(ttl)
 	}
@@ -131,7 +132,8 @@ func (w *world) newLease(now time.Time) *lease {
 	if !w.h.shape.static {
 		l.id = fmt.Sprintf("lease/%d", n)
 	}
-	l.grant(now, w.h.shape.ttl)
+	l.full = w.h.shape.ttl
+	l.grant(now, l.full)
 	if w.h.shape.sameUser {
 		l.user = "app"
 	}
