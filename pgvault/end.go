@@ -18,6 +18,7 @@ import (
 // idle notices, one that is executing does not before it has finished.
 func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotation.Conn) error {
 	t.ended.Store(true)
+	t.look.Store(true)
 	servers := make(map[string][]*session)
 	addrs := make(map[string]net.Addr)
 	for _, c := range conns {

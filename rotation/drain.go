@@ -208,8 +208,12 @@ func (l *loop) stepRevoking(now instant, g *Generation) time.Duration {
 	if g.revoking {
 		return math.MaxInt64
 	}
+	if g.revokeFailures > 0 && g.term.expired(now) { // it counts against no cap any more
+		l.giveUpRevoking(g, fmt.Errorf("it has ended by itself meanwhile; if the database user is still there, Vault could not remove it: %w", g.revokeFailure))
+		return 0
+	}
 	if rest := now.until(g.revokeAt); rest > 0 {
-		return rest
+		return min(rest, g.term.left(now))
 	}
 	g.revoking = true
 	r, lease := l.r, g.lease
@@ -384,6 +388,9 @@ func (l *loop) describeNext(now instant) (string, time.Time) {
 		return "probe", l.op.probeAt.t
 	}
 	do, in, _ := l.next(now)
+	if do == actRenew && l.current.renewing {
+		return do.String(), time.Time{}
+	}
 	if do == actRefresh || do == actRotate {
 		in = max(in, l.gate(now))
 	}

@@ -156,6 +156,9 @@ func (l *loop) supersede(now instant, old *Generation, reason string, died bool)
 		old.phase.Store(phaseDead)
 	}
 	for _, g := range slices.Clone(l.gens) {
+		if died && g.stays { // the same user
+			g.phase.Store(phaseDead)
+		}
 		if g == old || g.stays {
 			l.startDraining(g, reason, now.add(g.term.drainFor(now, l.r.config)))
 		}
@@ -222,6 +225,7 @@ func (l *loop) attemptDone(err error) {
 		limit = max(time.Second, min(limit, l.current.term.left(now)/4))
 	}
 	l.retryAt = now.add(backoff(l.failures, 250*time.Millisecond, limit, retryAfter(err), l.r.random()))
+	l.notBefore = now.add(retryAfter(err))
 	if stale {
 		l.soon()
 	}
@@ -270,6 +274,9 @@ func (l *loop) stepSlow(now instant, what string) time.Duration {
 	return math.MaxInt64
 }
 
+// replicaLag is how long a host that refuses a new credential is waited for in any case.
+const replicaLag = 2 * time.Second
+
 // probed weighs the proof of a candidate.
 func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 	if l.op != op {
@@ -278,16 +285,20 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 	now := l.r.now()
 	op.probing = false
 	op.probes++
-	short := l.current == nil || l.lost != nil || l.current.term.near(now, l.r.config)
+	waited := now.since(op.since)
+	// Even where nobody can log in now, a user that was just made is given the time to reach
+	// a replica.
+	lagging := p.Accepted > 0 && p.Refused > 0 && waited < replicaLag
+	short := (l.current == nil || l.lost != nil || l.current.term.near(now, l.r.config)) && !lagging
 	patience := 30 * time.Second
 	if l.current != nil {
-		patience = min(patience, max(time.Second, l.current.term.lead(l.r.config)))
+		patience = min(patience, max(replicaLag, l.current.term.lead(l.r.config)))
 	}
 	if op.gen.term.expired(now) {
 		l.rejectCandidate(fmt.Errorf("the new credential ended before it could be proven: %w", cmp.Or(p.Err, errors.New("the probe took too long"))))
 		return
 	}
-	switch judge(p, short, now.since(op.since), patience) {
+	switch judge(p, short, waited, patience) {
 	case publish:
 		l.publish(now, op, now.since(started))
 	case reject:
@@ -311,7 +322,7 @@ func (l *loop) untilProbe(now instant, probes int) time.Duration {
 	if l.current == nil || l.lost != nil {
 		return wait
 	}
-	if near := l.current.term.left(now) - l.current.term.lead(l.r.config)/2; near >= 0 {
+	if near := l.current.term.left(now) - l.current.term.lead(l.r.config)/2; !l.current.term.endless() && near >= 0 {
 		wait = min(wait, near+time.Millisecond)
 	}
 	return wait

@@ -36,6 +36,7 @@ type loop struct {
 	failures  int     // attempts to get a credential that failed in a row
 	failure   error   // the last of them
 	retryAt   instant // not before
+	notBefore instant // the source has asked to be left alone until then
 	capped    bool    // MaxUnrevoked was reported
 
 	lost    *NoCredentialError // no login is possible, and why
@@ -296,6 +297,9 @@ func (l *loop) sourceChanged() {
 // oftener than the least interval between two.
 func (l *loop) soon() {
 	soonest := l.lastIssue.add(l.r.config.IssueInterval)
+	if soonest.until(l.notBefore) > 0 {
+		soonest = l.notBefore
+	}
 	if now := l.r.now(); l.failures > 0 && now.until(l.retryAt) > now.until(soonest) {
 		l.retryAt = soonest
 		l.show()
@@ -312,10 +316,15 @@ func (l *loop) pause(by int) {
 	}
 }
 
-// leaseGone records that the credential of g has no lease any more.
+// leaseGone records that the credential of g has no lease any more. One that is current has
+// to be replaced; of one that is draining nothing may be handed out.
 func (l *loop) leaseGone(g *Generation) {
 	g.gone = true
 	g.lapsed.Store(true)
+	if g != l.current {
+		g.phase.Store(phaseDead)
+		return
+	}
 	l.urgent("lease is gone")
 	l.soon() // the source has just answered
 }

@@ -261,7 +261,7 @@ func TestHazard56OneRotationForAHostThatRefuses(t *testing.T) {
 		}
 		cur, _ := p.a.Current()
 		p.a.Refused(cur, ErrRefused)
-		g.pass(time.Second)
+		g.pass(5 * time.Second) // of which the replica is given two
 		g.wantCurrent(3)
 		q.set(func(q *fakePool) { q.onProbe = nil }) // it has caught up
 		cur, _ = q.a.Current()
@@ -269,7 +269,7 @@ func TestHazard56OneRotationForAHostThatRefuses(t *testing.T) {
 		g.pass(10 * time.Second)
 		g.wantCurrent(3)
 		q.a.Refused(cur, ErrRefused) // so this is news
-		g.pass(10 * time.Second)
+		g.pass(30 * time.Second)
 		g.wantCurrent(4)
 	})
 }

@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -42,16 +43,23 @@ const checkTimeout = 10 * time.Second
 
 // suspected is Suspect.
 func (l *loop) suspected(g *Generation, suspicion error) {
-	if g != l.current || g.refused || g.gone || g.checking || l.closing {
+	r := l.r
+	now := l.r.now()
+	switch {
+	case g.refused || g.gone || g.checking || l.closing:
+		return
+	case g.stays: // a user who was dropped and made again has the name, and not the rights
+		l.startDraining(g, "live session refused", now.add(g.term.drainFor(now, l.r.config)))
+		return
+	case g != l.current && (g.state != StateDraining || r.checker == nil):
 		return
 	}
-	now := l.r.now()
 	if g.hush.left(now) < -time.Minute {
 		g.alive = 0
 	}
 	g.checking = true
 	g.hush.set(now, checkTimeout)
-	r, lease := l.r, g.lease
+	lease := g.lease
 	r.running.Go(func() {
 		err := errUnchecked
 		if r.checker != nil && lease.ID != "" {
@@ -72,7 +80,7 @@ func (l *loop) checked(started instant, g *Generation, suspicion, err error) {
 	g.checking = false
 	g.alive++
 	g.hush.set(now, backoff(g.alive, 250*time.Millisecond, 30*time.Second, retryAfter(err), 0))
-	if g != l.current || l.closing {
+	if g != l.current && g.state != StateDraining || l.closing {
 		return
 	}
 	l.emit(Event{Kind: LeaseChecked, Generation: g.id, Reason: suspicion.Error(), Took: now.since(started), Err: err})
@@ -80,6 +88,14 @@ func (l *loop) checked(started instant, g *Generation, suspicion, err error) {
 	case err == nil:
 	case errors.Is(err, ErrLeaseGone):
 		l.leaseGone(g)
+		if g == l.current { // who revoked it may have revoked those before it too
+			for _, old := range slices.Clone(l.gens) {
+				if old.state == StateDraining && old.lease.Revocable {
+					l.suspected(old, suspicion)
+				}
+			}
+		}
+	case g != l.current: // it takes no logins that could tell
 	default:
 		l.probe(g, func(p ProbeResult) {
 			if p.Refused > 0 && p.Accepted == 0 {

@@ -37,6 +37,8 @@ func (o Origin) Check(example string) error {
 		return fmt.Errorf("nothing says where credentials come from: set the connection string's vault_path (for example %s), or Config.Vault, Config.Source or Config.Rotator", example)
 	case given > 1:
 		return errors.New("more than one of Config.Vault (vault_path), Config.Source and Config.Rotator is set: set one")
+	case o.Vault.LeaseTTL > 0 && o.Rotation.RenewIncrement > o.Vault.LeaseTTL:
+		return fmt.Errorf("renewals are to ask for %v (vault_renew_increment), but leases to last %v at most (vault_lease_ttl): leave the former out", o.Rotation.RenewIncrement, o.Vault.LeaseTTL)
 	case o.Rotator != nil && o.Rotation != (rotation.Config{}):
 		return errors.New("Config.Rotation is set beside Config.Rotator, which has its own: give it to rotation.New")
 	}
@@ -95,24 +97,36 @@ func (o Origin) rotator(open func() (*rotation.Rotator, error)) (*rotation.Rotat
 	if err != nil {
 		return nil, nil, errors.Join(err, o.closeSource(context.Background()))
 	}
-	return r, func(ctx context.Context) error {
-		err := r.Close(ctx)
-		return errors.Join(err, o.closeSource(ctx))
-	}, nil
+	if o.Vault.Auth == nil {
+		return r, r.Close, nil
+	}
+	return r, o.closeBoth(r), nil
 }
 
-// closeSource gives back the Vault tokens that the source has logged in for, also where
-// the Rotator has used up the time: they would take their leases with them only at their
-// end.
+// closeBoth closes the Rotator and then the source, both within the time there is: a tenth
+// of it, a second at most, is the source's.
+func (o Origin) closeBoth(r *rotation.Rotator) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if _, ok := ctx.Deadline(); !ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, o.CloseTimeout())
+			defer cancel()
+		}
+		deadline, _ := ctx.Deadline()
+		most := time.Until(deadline)
+		first, cancel := context.WithTimeout(ctx, most-min(time.Second, most/10))
+		defer cancel()
+		err := r.Close(first)
+		return errors.Join(err, o.closeSource(ctx))
+	}
+}
+
+// closeSource gives back the Vault tokens that the source has logged in for.
 func (o Origin) closeSource(ctx context.Context) error {
 	if o.made == nil {
 		return nil
 	}
-	const least = time.Second
-	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), least)
+	ctx, cancel := context.WithTimeout(ctx, o.CloseTimeout())
 	defer cancel()
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) > least || !ok {
-		bound = ctx
-	}
-	return o.made.Close(bound)
+	return o.made.Close(ctx)
 }

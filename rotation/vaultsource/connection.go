@@ -127,12 +127,16 @@ func (c *connection) request(token string) (*api.Client, *reply) {
 	r := new(reply)
 	client := c.base.WithResponseCallbacks(func(response *api.Response) {
 		r.retryAfter = parseRetryAfter(response.Header.Get("Retry-After"), time.Now())
+		r.age = parseRetryAfter(response.Header.Get("Age"), time.Now())
 	})
 	client.SetToken(token)
 	return client, r
 }
 
-type reply struct{ retryAfter time.Duration }
+type reply struct {
+	retryAfter time.Duration
+	age        time.Duration // of an answer out of a Vault Agent's cache (RFC 9111, section 5.1)
+}
 
 // parseRetryAfter takes seconds or a date, as HTTP has it; 0 if there is neither.
 func parseRetryAfter(header string, now time.Time) time.Duration {

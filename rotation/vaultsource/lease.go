@@ -94,7 +94,7 @@ func (s *Source) renewLease(ctx context.Context, t *token, id string, increment 
 		err = errEmpty
 	}
 	if err != nil {
-		return nil, s.conn.failed(request{renewLease, id}, err, reply)
+		return nil, s.failed(t, request{renewLease, id}, err, reply)
 	}
 	return granted(secret, t, start), nil
 }
@@ -113,6 +113,17 @@ func (s *Source) remember(h *holding, now time.Time) {
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.leases, func(_ string, h *holding) bool { return left(now, h.end) < 0 })
 	s.leases[h.id] = h
+}
+
+// renewed notes what a renewal has granted, unless the lease was given back meanwhile.
+func (s *Source) renewed(id string, h *holding, now time.Time) {
+	s.mu.Lock()
+	_, held := s.leases[id]
+	delete(s.leases, id)
+	s.mu.Unlock()
+	if held {
+		s.remember(h, now)
+	}
 }
 
 func (s *Source) forget(id string) {

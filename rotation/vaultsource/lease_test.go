@@ -12,7 +12,7 @@ import (
 func TestLease(t *testing.T) {
 	start := time.Now()
 	ends := func(d time.Duration, renewable bool) *token {
-		return &token{known: true, bound: bound{start.Add(d), d, renewable}}
+		return &token{known: true, bound: bound{end: start.Add(d), full: d, renewable: renewable}}
 	}
 	capped := ends(time.Minute, true)
 	capped.capped = true
@@ -60,7 +60,7 @@ func own(t *token) *token {
 // hazards 39 and 40: no lease, and read again in time.
 func TestUnleased(t *testing.T) {
 	start := time.Now()
-	renewable := &token{known: true, bound: bound{start.Add(30 * time.Minute), time.Hour, true}}
+	renewable := &token{known: true, bound: bound{end: start.Add(30 * time.Minute), full: time.Hour, renewable: true}}
 	for name, test := range map[string]struct {
 		a     answer
 		token *token
@@ -82,7 +82,7 @@ func TestUnleased(t *testing.T) {
 func TestTokenIsDue(t *testing.T) {
 	now := time.Now()
 	with := func(left, full time.Duration) *token {
-		return &token{known: true, bound: bound{now.Add(left), full, true}}
+		return &token{known: true, bound: bound{end: now.Add(left), full: full, renewable: true}}
 	}
 	gone := with(time.Minute, time.Hour)
 	gone.gone = true

@@ -119,19 +119,31 @@ func (s *Source) issue(ctx context.Context) (credential rotation.Credential, lea
 	// A read that is cancelled can leave a user that has no lease, which Vault
 	// never removes.
 	ctx = context.WithoutCancel(ctx)
-	t, fresh, err := s.tokenToIssue(ctx)
+	t, err := s.tokenToIssue(ctx)
 	if err != nil {
 		return credential, lease, fmt.Errorf("%s %s: %w", issueCredential, s, err)
 	}
-	start := time.Now()
-	secret, err := s.read(ctx, t)
-	if t.own && !fresh && errors.Is(err, rotation.ErrDenied) { // somebody has revoked it
+	credential, lease, err = s.issueWith(ctx, t)
+	if errors.Is(err, rotation.ErrDenied) && s.wasGood(t, err) { // somebody has revoked it
 		if t, err = s.logIn(ctx, t); err != nil {
 			return credential, lease, fmt.Errorf("%s %s: %w", issueCredential, s, err)
 		}
-		start = time.Now()
-		secret, err = s.read(ctx, t)
+		return s.issueWith(ctx, t)
 	}
+	return credential, lease, err
+}
+
+// issueWith reads with a token, which is not given back meanwhile: a lease that comes into
+// being under a token that is gone would be nobody's.
+func (s *Source) issueWith(ctx context.Context, t *token) (credential rotation.Credential, lease rotation.Lease, err error) {
+	s.using(t, +1)
+	defer func() {
+		if s.using(t, -1) {
+			s.dropTokens(ctx) // Close has left it to us
+		}
+	}()
+	start := time.Now()
+	secret, age, err := s.read(ctx, t)
 	if err != nil {
 		return credential, lease, err
 	}
@@ -140,14 +152,14 @@ func (s *Source) issue(ctx context.Context) (credential rotation.Credential, lea
 		return credential, lease, s.unusable(ctx, t, secret, err)
 	}
 	s.mu.Lock()
-	s.kind = a.kind
+	s.kind, t.proven = a.kind, true
 	s.mu.Unlock()
 	if a.kind != KindDynamic {
 		s.keep(ctx, t, start)
 		s.warnOfTheTokensEnd(t, start.Add(forever))
 		return a.credential, s.unleased(a, t, start), nil
 	}
-	h := s.shorten(ctx, granted(secret, t, start), start)
+	h := s.shorten(ctx, granted(secret, t, start.Add(-age)), start)
 	s.remember(h, start)
 	s.learnRights(ctx, t)
 	s.keep(ctx, t, h.end)
@@ -155,12 +167,13 @@ func (s *Source) issue(ctx context.Context) (credential rotation.Credential, lea
 	return a.credential, s.lease(h, start), nil
 }
 
-func (s *Source) read(ctx context.Context, t *token) (*api.Secret, error) {
+// read also returns how old the answer is, where it comes out of a cache.
+func (s *Source) read(ctx context.Context, t *token) (*api.Secret, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.conn.timeout)
 	defer cancel()
 	client, reply := s.conn.request(t.secret)
-	fail := func(err error) error {
-		return s.conn.failed(request{issueCredential, s.path}, err, reply)
+	fail := func(err error) (*api.Secret, time.Duration, error) {
+		return nil, 0, s.failed(t, request{issueCredential, s.path}, err, reply)
 	}
 	// Raw, because Read makes nothing at all of a 404 and what it says.
 	response, err := client.Logical().ReadRawWithContext(ctx, s.path)
@@ -168,16 +181,16 @@ func (s *Source) read(ctx context.Context, t *token) (*api.Secret, error) {
 		defer func() { _ = response.Body.Close() }()
 	}
 	if err != nil {
-		return nil, fail(err)
+		return fail(err)
 	}
 	secret, err := api.ParseSecret(response.Body)
 	if err == nil && secret == nil {
 		err = errEmpty
 	}
 	if err != nil {
-		return nil, fail(err)
+		return fail(err)
 	}
-	return secret, nil
+	return secret, reply.age, nil
 }
 
 // unusable gives back the lease of an answer that is not a credential, so that
@@ -228,8 +241,7 @@ func (s *Source) Renew(ctx context.Context, lease rotation.Lease, increment time
 			renewed.token = h.token
 		}
 		h = renewed
-		s.forget(lease.ID)
-		s.remember(h, start)
+		s.renewed(lease.ID, h, start)
 	}
 	s.keep(ctx, h.token, h.end)
 	return s.lease(h, start), nil
@@ -286,7 +298,7 @@ func (s *Source) revokeLease(ctx context.Context, t *token, id string) error {
 	// Sync, Vault would say yes and try later.
 	err := client.Sys().RevokeWithOptionsWithContext(ctx, &api.RevokeOptions{LeaseID: id, Sync: true})
 	if err != nil {
-		return s.conn.failed(request{revokeLease, id}, err, reply)
+		return s.failed(t, request{revokeLease, id}, err, reply)
 	}
 	return nil
 }
@@ -305,7 +317,7 @@ func (s *Source) Check(ctx context.Context, lease rotation.Lease) error {
 		err = errEmpty
 	}
 	if err != nil {
-		return s.conn.failed(request{lookUpLease, lease.ID}, err, reply)
+		return s.failed(t, request{lookUpLease, lease.ID}, err, reply)
 	}
 	if ttl, err := number(secret.Data["ttl"]); err == nil && ttl <= 0 {
 		return fmt.Errorf("%s %s: it is being revoked: %w", lookUpLease, lease.ID, rotation.ErrLeaseGone)

@@ -69,6 +69,8 @@ type token struct {
 	deaf      bool // it may not look itself up, and is not asked again
 	capped    bool // a renewal does not move its end any further
 	gone      bool // it was revoked, or Vault does not know it any more
+	proven    bool // it has read a credential
+	issuing   int  // reads under way
 	noRevoke  bool // it may not revoke leases
 	rightsFor bool // noRevoke was asked for
 }
@@ -78,6 +80,7 @@ type bound struct {
 	end       time.Time     // zero: never, or not known
 	full      time.Duration // the most it was granted, the measure of what is left
 	renewable bool          // its end may be moved
+	accessor  string        // whose end it is; "" if it was not looked up
 }
 
 // movable reports whether a renewal, ours or another's, may move the end.
@@ -127,10 +130,12 @@ func parseBound(data map[string]any, asked time.Time) (bound, error) {
 		full = max(full, granted)
 	}
 	renewable, _ := data["renewable"].(bool)
+	accessor, _ := data["accessor"].(string)
 	return bound{
 		end:       asked.Add(time.Duration(seconds)*time.Second - time.Second/2),
 		full:      time.Duration(full) * time.Second,
 		renewable: renewable,
+		accessor:  accessor,
 	}, nil
 }
 
@@ -157,23 +162,48 @@ func (s *Source) givenToken() (*token, error) {
 	return s.current, nil
 }
 
-// tokenToIssue returns the token to read a credential with, and whether it is from a
-// login just now. Of our own a lease needs one with some life left; and one of its own
-// where leases can be given back with their tokens only.
-func (s *Source) tokenToIssue(ctx context.Context) (t *token, fresh bool, err error) {
+// tokenToIssue returns the token to read a credential with. Of our own a lease needs one
+// with some life left; and one of its own where leases can be given back with their
+// tokens only.
+func (s *Source) tokenToIssue(ctx context.Context) (*token, error) {
 	if s.auth == nil {
-		t, err = s.givenToken()
-		return t, false, err
+		return s.givenToken()
 	}
 	s.mu.Lock()
-	t = s.current
+	t := s.current
 	good := t != nil && !t.worn(time.Now()) && (!t.noRevoke || s.holds(t) == 0)
 	s.mu.Unlock()
 	if good {
-		return t, false, nil
+		return t, nil
 	}
-	t, err = s.logIn(ctx, t)
-	return t, true, err
+	return s.logIn(ctx, t)
+}
+
+// using counts the reads under way, and reports that the source was closed meanwhile.
+func (s *Source) using(t *token, by int) (closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.issuing += by
+	return s.closed
+}
+
+// wasGood reports whether a token of ours that was denied a read may have been good before, so
+// that another login helps: Vault says that it is not valid, or it has read already.
+func (s *Source) wasGood(t *token, denied error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return t.own && (t.proven || tokenIsInvalid(denied))
+}
+
+// failed is the connection's, and notes a token of ours that Vault does not know any more.
+func (s *Source) failed(t *token, r request, err error, answer *reply) error {
+	f := s.conn.failed(r, err, answer)
+	if t.own && tokenIsInvalid(f) {
+		s.mu.Lock()
+		t.gone = true
+		s.mu.Unlock()
+	}
+	return f
 }
 
 // tokenFor returns the token for a request about a lease: the one it hangs from if that is

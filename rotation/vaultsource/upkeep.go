@@ -69,6 +69,9 @@ func (s *Source) look(ctx context.Context, t *token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case err == nil && t.secret == "" && t.accessor != "" && t.accessor != found.accessor:
+		// The Agent or Proxy has another token. What hangs from the last one ends with that.
+		s.replace(t, &token{bound: found, known: true})
 	case err == nil:
 		if left(t.end, found.end) > 0 {
 			t.capped = false // somebody has moved it
@@ -77,12 +80,22 @@ func (s *Source) look(ctx context.Context, t *token) {
 		t.bound, t.known = found, true
 	case tokenIsInvalid(err): // it has ended, or was revoked
 		t.end, t.known, t.gone = asked, true, true
+		if t.secret == "" {
+			s.replace(t, nil) // there will be another one
+		}
 	case errors.Is(err, rotation.ErrDenied):
 		t.deaf = true
 		s.warn("deaf", "the Vault token may not look itself up, so its own end is not known; a lease that outlives it ends unexpectedly", "error", err)
 	default:
 		// What is known is not later than the truth. Next time it may be more.
 		s.log.Warn("vaultsource: the end of the Vault token is not known for now", "error", err)
+	}
+}
+
+// replace has requests made with next from now on, if they were with t; s.mu is held.
+func (s *Source) replace(t, next *token) {
+	if s.current == t {
+		s.current = next
 	}
 }
 
@@ -198,7 +211,7 @@ func (s *Source) dropTokens(ctx context.Context) {
 	s.mu.Lock()
 	var idle []*token
 	for _, t := range s.logins {
-		if s.closed || t != s.current && s.holds(t) == 0 {
+		if t.issuing == 0 && (s.closed || t != s.current && s.holds(t) == 0) {
 			idle = append(idle, t)
 		}
 	}
@@ -215,7 +228,7 @@ func (s *Source) revokeToken(ctx context.Context, t *token) error {
 	ctx, cancel := context.WithTimeout(ctx, discardTimeout)
 	defer cancel()
 	s.mu.Lock()
-	gone := !t.alive(time.Now())
+	gone := t.gone // that its time is over is not for our clock to say
 	s.mu.Unlock()
 	var err error
 	if !gone {
@@ -239,16 +252,17 @@ func (s *Source) revokeToken(ctx context.Context, t *token) error {
 func (s *Source) revokeWithToken(ctx context.Context, h *holding, denied error) error {
 	s.mu.Lock()
 	t := h.token
-	alone := t.own && !t.batch && s.holds(t) == 1 && s.leases[h.id] == h
+	gone := t.own && t.gone
+	alone := t.own && !t.batch && t.issuing == 0 && s.holds(t) == 1 && s.leases[h.id] == h
 	t.noRevoke, t.rightsFor = t.own && !t.batch, true // the next lease gets a token of its own
 	s.mu.Unlock()
-	if !alone {
+	switch {
+	case gone: // and the lease with it
+		return nil
+	case !alone:
 		return denied
 	}
-	if err := s.revokeToken(ctx, t); err != nil {
-		return fmt.Errorf("%w; nor could its token be revoked: %w", denied, err)
-	}
-	return nil
+	return s.revokeToken(ctx, t)
 }
 
 // learnRights asks, once for each token, whether it may revoke leases, so that nobody
@@ -312,10 +326,15 @@ func (s *Source) warn(key, message string, args ...any) {
 func (s *Source) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
-	logins := slices.Clone(s.logins)
+	var idle []*token
+	for _, t := range s.logins {
+		if t.issuing == 0 { // otherwise the read that is under way gives it back
+			idle = append(idle, t)
+		}
+	}
 	s.mu.Unlock()
 	var errs []error
-	for _, t := range logins {
+	for _, t := range idle {
 		errs = append(errs, s.revokeToken(ctx, t))
 	}
 	return errors.Join(errs...)
