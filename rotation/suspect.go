@@ -46,12 +46,12 @@ func (l *loop) suspected(g *Generation, suspicion error) {
 	r := l.r
 	now := l.r.now()
 	switch {
-	case g.refused || g.gone || g.checking || l.closing:
+	case g.refused || g.gone || g.checking || l.closing,
+		g != l.current && !g.stays && (g.state != StateDraining || r.checker == nil):
+		g.hush.set(now, time.Second) // nothing is to be found out
 		return
 	case g.stays: // a user who was dropped and made again has the name, and not the rights
 		l.startDraining(g, "live session refused", now.add(g.term.drainFor(now, l.r.config)))
-		return
-	case g != l.current && (g.state != StateDraining || r.checker == nil):
 		return
 	}
 	if g.hush.left(now) < -time.Minute {
