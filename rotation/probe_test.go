@@ -331,3 +331,48 @@ func TestHazard52FullServerAndShortLeases(t *testing.T) {
 		})
 	}
 }
+
+// hazard 29: a replica gets its two seconds to learn of a new user also where nobody can log in meanwhile, so that no
+// connect to it fails.
+func TestHazard29ReplicaLagsAfterALoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, hourLease, Config{})
+		p := g.pool("primary,replica")
+		old := p.idle(t).Generation()
+		g.pass(time.Minute)
+		lags := func(context.Context, *Generation) ProbeResult {
+			return ProbeResult{Accepted: 1, Refused: 1, Err: ErrRefused}
+		}
+		p.set(func(p *fakePool) { p.onProbe = lags })
+		lost := time.Now()
+		caughtUp := func() bool { return time.Since(lost) >= 1500*time.Millisecond }
+		time.AfterFunc(1500*time.Millisecond, func() { p.set(func(p *fakePool) { p.onProbe = nil }) })
+		err := p.a.LogIn(context.Background(), func(gen *Generation) error {
+			if gen == old || !caughtUp() {
+				return ErrRefused
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("after %v: %v", time.Since(lost), err)
+		}
+	})
+}
+
+// Proofs of a new credential have pauses also where the current one has no end.
+func TestProofsHavePauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startRig(t, Lease{}, Config{})
+		p := g.pool("db")
+		p.set(func(p *fakePool) {
+			p.onProbe = func(context.Context, *Generation) ProbeResult { return ProbeResult{Unknown: 1} }
+		})
+		go func() { _ = g.r.Rotate(context.Background()) }()
+		g.pass(time.Minute)
+		if probed, _, _ := p.snapshot(); len(probed) > 60 {
+			t.Errorf("%d proofs in a minute", len(probed))
+		}
+		p.set(func(p *fakePool) { p.onProbe = nil })
+		g.pass(time.Minute)
+	})
+}

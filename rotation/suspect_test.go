@@ -143,3 +143,30 @@ func TestSuspicionAtTheEnd(t *testing.T) {
 		p.a.Suspect(gen, errNoRight)
 	})
 }
+
+// A lease that goes while its connections drain: none of them is handed out any more, whether it is suspected itself or
+// the one after it.
+func TestSuspicionOfADrainingLease(t *testing.T) {
+	for name, suspect := range map[string]func(p *fakePool, old *Generation){
+		"itself":    func(p *fakePool, old *Generation) { p.a.Suspect(old, errNoRight) },
+		"successor": func(p *fakePool, _ *Generation) { cur, _ := p.a.Current(); p.a.Suspect(cur, errNoRight) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, s, p := startChecking(t)
+				old := p.inUse(t).Generation()
+				g.at(time.Minute)
+				g.rotate()
+				if old.Dead() {
+					t.Error("it is dead before anything happened")
+				}
+				s.say(ErrLeaseGone)
+				suspect(p, old)
+				synctest.Wait()
+				if !old.Dead() {
+					t.Error("it may still be handed out")
+				}
+			})
+		})
+	}
+}

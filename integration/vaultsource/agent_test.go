@@ -128,9 +128,12 @@ func TestProxyOnASocket(t *testing.T) {
 				t.Errorf("%+v: it is not for us to renew the Proxy's token", renewed)
 			}
 			f.must(s.Check(t.Context(), lease))
-			a.set(f.newToken(policy(f.role.CredsPath), time.Hour)) // it has logged in again
+			a.set(f.newToken(policy(f.role.CredsPath), time.Hour)) // it has logged in again; the lease hangs from its old login
 			renewed, err = s.Renew(t.Context(), renewed, time.Hour)
 			f.must(err)
+			if renewed.TTL > 9*time.Second || !renewed.Capped {
+				t.Errorf("%+v, although the lease ends with the token that it was issued with", renewed)
+			}
 			f.must(s.Revoke(t.Context(), renewed))
 			f.must(s.Close(t.Context()))
 			f.left(0)

@@ -370,3 +370,43 @@ func TestLeaseTTL(t *testing.T) {
 	})
 	t.Logf("gone %v after the crash", time.Since(begin).Round(10*time.Millisecond))
 }
+
+// hazard 48: a source that is closed while a credential is being made gives the login back when the read is over, and
+// what it has made with it.
+func TestCloseWhileIssuing(t *testing.T) {
+	f := newFixture(t, testbed.RoleOptions{
+		DefaultTTL: time.Hour,
+		Create:     []string{`SELECT pg_sleep(2); CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';`},
+		Revoke:     []string{`DROP ROLE IF EXISTS "{{name}}"`},
+	})
+	l := f.appRole(policy(f.role.CredsPath), map[string]any{"token_ttl": "1h"})
+	s := l.at(bed.Vault.Addr)
+	issued := make(chan error, 1)
+	go func() {
+		_, _, err := s.Issue(context.Background())
+		issued <- err
+	}()
+	eventually(t, "Vault is at it", func() bool { return len(l.tokens()) == 1 })
+	time.Sleep(500 * time.Millisecond) // it reads as soon as it has logged in
+	f.must(s.Close(t.Context()))
+	l.wantTokens(1)
+	<-issued
+	l.wantNothing()
+}
+
+// Two leases of a token that somebody has revoked went with it.
+func TestLoginRevokedWithTwoLeases(t *testing.T) {
+	f := newFixture(t, testbed.RoleOptions{DefaultTTL: time.Hour})
+	l := f.appRole(`path "`+f.role.CredsPath+`" { capabilities = ["read"] }`, map[string]any{"token_ttl": "1h"})
+	p := newProxy(t, false)
+	p.set(only("sys/capabilities-self", status(http.StatusServiceUnavailable, "Vault is sealed")))
+	s := l.at(p.URL)
+	_, one := f.issue(s)
+	_, two := f.issue(s)
+	f.root("auth/token/revoke-accessor", map[string]any{"accessor": l.tokens()[0]})
+	_, three := f.issue(s)
+	f.must(s.Revoke(t.Context(), one))
+	f.must(s.Revoke(t.Context(), two))
+	f.must(s.Revoke(t.Context(), three))
+	l.wantNothing()
+}
