@@ -54,6 +54,8 @@ func eachDatabase(t *testing.T, test func(t *testing.T, s *service)) {
 	}
 }
 
+var grants sync.Mutex
+
 // roles may create tables, as migrations do. On PostgreSQL they act as a role that outlives them, which owns
 // what they create.
 func newRole(t *testing.T, kind string) (*testbed.Role, string) {
@@ -67,10 +69,13 @@ func newRole(t *testing.T, kind string) (*testbed.Role, string) {
 		return role, shared.MariaDB.DSN("app") + "?parseTime=true"
 	}
 	owner := "owner_" + fmt.Sprint(owners.Add(1))
-	kit.Check(t, shared.Postgres.Exec(ctx, "CREATE ROLE "+owner+"; GRANT ALL ON SCHEMA public TO "+owner))
-	t.Cleanup(func() {
-		kit.Check(t, shared.Postgres.Exec(context.WithoutCancel(ctx), "DROP OWNED BY "+owner+"; DROP ROLE "+owner))
-	})
+	asSuperuser := func(sql string) {
+		grants.Lock() // PostgreSQL refuses two at once on the same schema: "tuple concurrently updated"
+		defer grants.Unlock()
+		kit.Check(t, shared.Postgres.Exec(context.WithoutCancel(ctx), sql))
+	}
+	asSuperuser("CREATE ROLE " + owner + "; GRANT ALL ON SCHEMA public TO " + owner)
+	t.Cleanup(func() { asSuperuser("DROP OWNED BY " + owner + "; DROP ROLE " + owner) })
 	role, err := shared.PostgresRole(ctx, testbed.RoleOptions{
 		Create: []string{`
 			CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE ` + owner + `;
