@@ -390,7 +390,9 @@ func TestCloseWhileIssuing(t *testing.T) {
 	time.Sleep(500 * time.Millisecond) // it reads as soon as it has logged in
 	f.must(s.Close(t.Context()))
 	l.wantTokens(1)
-	_ = <-issued // whether it was in time or not
+	if err := <-issued; err != nil { // either is right
+		t.Log(err)
+	}
 	l.wantNothing()
 }
 
