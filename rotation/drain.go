@@ -246,10 +246,7 @@ func (l *loop) revoked(started instant, g *Generation, err error) {
 	g.revokeAt = now.add(backoff(g.revokeFailures, 250*time.Millisecond, limit, retryAfter(err), l.r.random()))
 	l.failed("revoke", g.revokeFailures, err)
 	l.emit(Event{Kind: RevokeFailed, Generation: g.id, Attempt: g.revokeFailures, RetryAt: g.revokeAt.t, Err: err})
-	switch {
-	case g.term.expired(now):
-		l.giveUpRevoking(g, fmt.Errorf("it has ended by itself meanwhile; if the database user is still there, Vault could not remove it: %w", err))
-	case l.closing && errors.Is(err, ErrDenied):
+	if l.closing && errors.Is(err, ErrDenied) && !g.term.expired(now) {
 		l.giveUpRevoking(g, err)
 	}
 }

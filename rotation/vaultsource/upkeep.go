@@ -321,7 +321,8 @@ func (s *Source) warn(key, message string, args ...any) {
 
 // Close revokes the tokens that the source has logged in for, and with them every lease
 // that is left. A token that was given is left alone. Close the Rotator first. It returns
-// what could not be revoked, and ends by itself. Afterwards Issue, and whatever else would
+// what could not be revoked, and ends by itself. A token that reads a credential just now is
+// revoked when that is over. Afterwards Issue, and whatever else would
 // need a login, returns [ErrClosed]. Idempotent.
 func (s *Source) Close(ctx context.Context) error {
 	s.mu.Lock()
