@@ -78,9 +78,10 @@ func findProgram(names ...string) (string, error) {
 }
 
 // initialise makes the data directory, and a file of statements that the server runs at each start:
-// the only way to give root a password before anybody can connect.
+// the only way to give root a password before anybody can connect. Each server needs a directory of its own for
+// temporary tables: one that starts deletes those that others left, or still use, in /tmp.
 func (s *mariadbServer) initialise(ctx context.Context) error {
-	command := exec.Command(s.installer, "--no-defaults", "--datadir="+s.dataDir(), //nolint:noctx // runTool watches the context
+	command := exec.Command(s.installer, "--no-defaults", "--datadir="+s.dataDir(), "--tmpdir="+s.dir, //nolint:noctx // runTool watches the context
 		"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
 	command.Dir, command.Env = s.dir, databaseEnv()
 	err := s.bed.processes.runTool(ctx, processSpec{
