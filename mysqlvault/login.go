@@ -112,7 +112,13 @@ func (t *target) logInAs(ctx context.Context, g *rotation.Generation, unused boo
 		}
 		t.login.Store(l)
 	}
-	return l.connect(ctx, unused)
+	s, err := l.connect(ctx, unused)
+	if err == nil {
+		for _, r := range t.atWork() {
+			r.lost.Store(false)
+		}
+	}
+	return s, err
 }
 
 // newLogin makes a connector for g. bind counts a connection; at, if not nil, is the

@@ -22,6 +22,7 @@ type replacer struct {
 	soon, late time.Time   // a quarter of the drain window is over, and half of it
 	saturated  atomic.Bool // no old connection was idle at the last look
 	doubt      atomic.Bool // the last login failed, whoever's it was
+	lost       atomic.Bool // a session was closed for one that could not be had, and no login has succeeded since
 	failed     bool        // that of the last round did
 }
 
@@ -162,13 +163,15 @@ func (r *replacer) findIdle() *conn {
 	return nil
 }
 
-// logIn logs in before anything is closed, but where the server is full.
+// logIn logs in before anything is closed, but where the server is full. If somebody
+// else is faster there, that costs one session, but not another one: see lost.
 func (r *replacer) logIn(ctx context.Context, idle *conn) *session {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
 	s, err := r.t.tryLogIn(ctx, true)
-	if err != nil && idle != nil && serverFull(err) {
+	if err != nil && idle != nil && serverFull(err) && !r.lost.Load() {
 		if old := idle.vacate(r.isOld); old != nil {
+			r.lost.Store(true)
 			_ = old.close()
 			s, err = whileFull(ctx, func() (*session, error) { return r.t.tryLogIn(ctx, true) })
 		}

@@ -37,11 +37,15 @@ func (t *target) atWork() []*replacer {
 	return nil
 }
 
-// doubt has callers keep what is open, after a login failed, until another one
-// succeeds.
-func (t *target) doubt() {
+// learn takes note of how a login went, whoever's it was. After one that failed callers
+// keep what is open.
+func (t *target) learn(err error) {
 	for _, r := range t.atWork() {
-		r.doubt.Store(true)
+		if err != nil {
+			r.doubt.Store(true)
+		} else {
+			r.lost.Store(false)
+		}
 	}
 }
 
@@ -75,8 +79,14 @@ func (t *target) mayServe(ctx context.Context, conn *pgx.Conn) bool {
 // half of the drain window everybody does, so that no use shorter than that is cut;
 // before, one caller after each look at which none was idle, or no old one for long.
 func (r *replacer) switches() bool {
-	if r.doubt.Load() {
+	switch {
+	case r.doubt.Load():
+		return false
+	case time.Now().After(r.late):
+		return true
+	case r.lost.Load() || !r.toll.Load() || !r.toll.CompareAndSwap(true, false):
 		return false
 	}
-	return r.toll.Load() && r.toll.CompareAndSwap(true, false) || time.Now().After(r.late)
+	r.lost.Store(true)
+	return true
 }

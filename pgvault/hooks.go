@@ -178,8 +178,8 @@ func (a *attempt) TraceConnectStart(ctx context.Context, data pgx.TraceConnectSt
 }
 
 func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
-	if data.Err != nil && a.given.g == nil {
-		a.t.doubt()
+	if a.given.g == nil {
+		a.t.learn(data.Err)
 	}
 	switch {
 	case data.Err == nil:

@@ -41,6 +41,14 @@ func refusedLogin(err error) bool {
 	return refused || noRule && !otherwise
 }
 
+// serverFull reports whether err, from a connect, says that there is no room for another
+// connection: 53300, too_many_connections, of the server, a database or a role.
+func serverFull(err error) bool {
+	full := false
+	eachAttempt(err, func(e *pgconn.PgError) { full = full || e != nil && e.Code == "53300" })
+	return full
+}
+
 // watchErrors has a live session that is refused something tell the engine, before
 // the user's handler, or pgx's, decides whether the connection may go on:
 //

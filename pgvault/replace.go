@@ -2,14 +2,12 @@ package pgvault
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vaultpool/vaultpool/rotation"
@@ -61,23 +59,31 @@ type replacer struct {
 	late  time.Time   // from when on no caller gets an old connection
 	toll  atomic.Bool // the next caller does not either
 	doubt atomic.Bool // the last login failed, whoever's it was: they do
+	lost  atomic.Bool // a connection was closed for one that is not there yet: no login has succeeded since
 }
 
-// round replaces one connection, if one is idle, or adds one that is missing.
+// round replaces one connection, if one is idle, or adds one that is missing. While
+// logins fail it leaves alone what is open: that is worth more than what is new. But
+// on a server that is full, closing an old connection is what makes room.
 func (r *replacer) round(missing bool) {
 	if r.doubt.Load() && !r.old.Dead() {
-		if !r.canLogIn() {
-			return // what is open is worth more than what is new
+		switch err := r.tryLogIn(); {
+		case err == nil:
+			r.doubt.Store(false)
+			r.lost.Store(false)
+		case serverFull(err) && !r.lost.Load():
+			r.makeRoom()
+			return
+		default:
+			return
 		}
-		r.doubt.Store(false)
 	}
 	open := r.t.gate.close()
 	defer open()
 	idle := r.takeIdle() // destroys the dead ones
-	if i := slices.IndexFunc(idle, r.isOld); i >= 0 {
+	if victim, others := r.pick(idle); victim != nil {
 		r.misses = 0
-		victim := idle[i]
-		r.replace(victim, slices.Delete(idle, i, i+1), open)
+		r.replace(victim, others, open)
 		return
 	}
 	if r.misses++; len(idle) == 0 || r.misses > 3 {
@@ -88,6 +94,41 @@ func (r *replacer) round(missing bool) {
 		return
 	}
 	give(idle)
+}
+
+// pick separates one old connection, nil if there is none, from the others.
+func (r *replacer) pick(idle []*pgxpool.Conn) (*pgxpool.Conn, []*pgxpool.Conn) {
+	i := slices.IndexFunc(idle, r.isOld)
+	if i < 0 {
+		return nil, idle
+	}
+	victim := idle[i]
+	return victim, slices.Delete(idle, i, i+1)
+}
+
+// makeRoom closes an old connection and logs in in its place. If somebody else is
+// faster, the pool has one less, but not another one: see lost.
+func (r *replacer) makeRoom() {
+	open := r.t.gate.close()
+	victim, others := r.pick(r.takeIdle())
+	if victim == nil {
+		give(others)
+		open()
+		return
+	}
+	r.lost.Store(true)
+	gone := victim.Hijack()
+	give(others)
+	open()
+	select {
+	case <-r.t.discard(gone):
+	case <-r.ctx.Done():
+		return
+	case <-time.After(loginTimeout): // the user's BeforeClose takes its time
+	}
+	open = r.t.gate.close()
+	defer open()
+	r.build(r.takeIdle(), open)
 }
 
 func (r *replacer) isOld(c *pgxpool.Conn) bool {
@@ -104,6 +145,9 @@ func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn, open fu
 	built := r.build(others, open)
 	switch {
 	case gone != nil: // if nothing was built, it is missing
+		if !built {
+			r.lost.Store(true)
+		}
 	case built:
 		gone = victim.Hijack()
 	default:
@@ -136,21 +180,27 @@ func (r *replacer) build(others []*pgxpool.Conn, open func()) bool {
 	return built
 }
 
-// canLogIn tries a login outside the pool. On a server that is full, closing an old
-// connection is what makes room.
-func (r *replacer) canLogIn() bool {
+// tryLogIn tries a login outside the pool, and returns when it has left again.
+func (r *replacer) tryLogIn() error {
 	g, err := r.t.att.Current()
 	if err != nil {
-		return false
+		return err
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
 	defer cancel()
 	conn, err := r.t.connect(ctx, login{g: g}, r.t.user.ConnConfig.Copy())
-	if err == nil {
-		err = r.t.leave(ctx, conn)
+	if err != nil {
+		return err
 	}
-	var refusal *pgconn.PgError
-	return err == nil || errors.As(err, &refusal) && refusal.Code == "53300" // too_many_connections
+	left, err := r.t.leave(ctx, conn)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-left:
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 func (r *replacer) takeIdle() []*pgxpool.Conn { return r.pool.AcquireAllIdle(r.ctx) }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,8 +21,19 @@ import (
 // server by then, so nothing is done twice. What is returned after that failed as
 // well says why there is no credential.
 
-// retries bounds how many rotations one call sits out.
-const retries = 3
+const (
+	// retries bounds how many rotations one call sits out.
+	retries = 3
+	// roomPatience is how long a call waits for a connection, its own or one that others
+	// release, where the server is full just when connections are being replaced.
+	roomPatience = 5 * time.Second
+)
+
+// tries is what one call has sat out.
+type tries struct {
+	rotations, pauses int
+	since             time.Time // of the first pause
+}
 
 // Retry calls f with the embedded pool, and does for it what the methods of Pool do
 // for themselves: if f fails because a login was refused, or not possible, Retry
@@ -33,13 +46,14 @@ const retries = 3
 // and do it once. It returns f's error as it is, but a *[rotation.NoCredentialError]
 // or ctx's error, with f's, if waiting was in vain.
 func (p *Pool) Retry(ctx context.Context, f func(*pgxpool.Pool) error) error {
-	for attempt := 0; ; attempt++ {
+	var t tries
+	for {
 		p.target.gate.pass(ctx) // to a moment when what is idle can be had
 		err := f(p.Pool)
 		if err == nil {
 			return nil
 		}
-		if err := p.again(ctx, attempt, err); err != nil {
+		if err := p.again(ctx, &t, err); err != nil {
 			return err
 		}
 	}
@@ -47,12 +61,37 @@ func (p *Pool) Retry(ctx context.Context, f func(*pgxpool.Pool) error) error {
 
 // again returns nil once a call that failed is worth repeating, and otherwise the error
 // to report.
-func (p *Pool) again(ctx context.Context, attempt int, err error) error {
-	if attempt >= retries || !credentialAtFault(err) {
+func (p *Pool) again(ctx context.Context, t *tries, err error) error {
+	if serverFull(err) && len(p.target.atWork()) > 0 {
+		return p.awaitRoom(ctx, t, err)
+	}
+	if t.rotations >= retries || !credentialAtFault(err) {
 		return err
 	}
+	t.rotations++
 	if waited := p.att.Await(ctx); waited != nil {
 		return afterWaiting(waited, err)
+	}
+	return nil
+}
+
+// awaitRoom returns nil when a connection is idle, or when it is time to look for room once
+// more, and err when that has been done for long enough. Whoever comes meanwhile waits too:
+// all that is open is in use, and nothing more can be opened.
+func (p *Pool) awaitRoom(ctx context.Context, t *tries, err error) error {
+	now := time.Now()
+	if t.pauses++; t.pauses == 1 {
+		t.since = now
+	}
+	if now.Sub(t.since) > roomPatience {
+		return err
+	}
+	pause := min(10*time.Millisecond<<min(t.pauses, 5), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, pause/2+rand.N(pause))
+	defer cancel()
+	defer p.target.gate.close()()
+	for ctx.Err() == nil && p.Stat().IdleConns() == 0 {
+		time.Sleep(200 * time.Microsecond)
 	}
 	return nil
 }
@@ -70,13 +109,14 @@ func afterWaiting(waited, err error) error {
 // Acquire returns a connection, as pgxpool.Pool.Acquire does. It does not use Retry,
 // whose call through a function would be a third of what it costs.
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	for attempt := 0; ; attempt++ {
+	var t tries
+	for {
 		p.target.gate.pass(ctx)
 		c, err := p.Pool.Acquire(ctx)
 		if err == nil {
 			return c, nil
 		}
-		if err := p.again(ctx, attempt, err); err != nil {
+		if err := p.again(ctx, &t, err); err != nil {
 			return nil, err
 		}
 	}

@@ -107,12 +107,18 @@ func (t *target) connect(ctx context.Context, l login, c *pgx.ConnConfig) (*pgx.
 }
 
 // discard closes a connection that is no longer the pool's, as the pool would: in
-// the background, since the user's BeforeClose may take its time.
-func (t *target) discard(conn *pgx.Conn) {
+// the background, since the user's BeforeClose may take its time. What it returns is
+// closed when the server has ended the session, which pgx waits for.
+func (t *target) discard(conn *pgx.Conn) <-chan struct{} {
 	if c := trackedConn(conn); c != nil {
 		c.SetUnused(true)
 	}
-	go t.close(conn)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		t.close(conn)
+	}()
+	return gone
 }
 
 func (t *target) close(conn *pgx.Conn) {
@@ -126,14 +132,13 @@ func (t *target) close(conn *pgx.Conn) {
 }
 
 // leave ends a trial login: it does what is left of a pool's connect and closes
-// the connection again.
-func (t *target) leave(ctx context.Context, conn *pgx.Conn) error {
+// the connection again, as discard does.
+func (t *target) leave(ctx context.Context, conn *pgx.Conn) (<-chan struct{}, error) {
 	if err := t.afterConnect(ctx, conn); err != nil {
 		_ = conn.Close(ctx) // as pgxpool does, without BeforeClose
-		return err
+		return nil, err
 	}
-	t.discard(conn)
-	return nil
+	return t.discard(conn), nil
 }
 
 // Probe logs in on every host at once.
@@ -164,7 +169,7 @@ func (t *target) probeHost(ctx context.Context, g *rotation.Generation, h host) 
 	}()
 	conn, err := t.connectTo(ctx, login{g: g}, h, nil)
 	if err == nil {
-		err = t.leave(ctx, conn)
+		_, err = t.leave(ctx, conn)
 	}
 	if err != nil && refusedLogin(err) {
 		err = fmt.Errorf("%w: %w", rotation.ErrRefused, err)
