@@ -33,6 +33,10 @@ func run(m *testing.M) (code int) {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
+	if connString := os.Getenv(crasher); connString != "" {
+		fail(runUntilKilled(connString))
+		return code
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // Vault may have to be built
 	defer cancel()
 	var err error
