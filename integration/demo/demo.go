@@ -23,7 +23,7 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 	start := time.Now()
 	screen.printf("starting Vault and the database")
 	bed, err := testbed.Start(ctx, testbed.Options{
-		Postgres: o.database == postgresName, MariaDB: o.database == mysqlName, Progress: screen,
+		Postgres: o.database == postgresName, MariaDB: o.database == mysqlName, Progress: screen, Audit: o.audit,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the servers: %w", err)
@@ -69,7 +69,8 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 	if jobs != nil {
 		jobs.audit(checking, r.jobs)
 	}
-	return r, nil
+	r.secrets, err = bed.Vault.Secrets()
+	return r, err
 }
 
 // watch draws a line every second until the duration is over, ctx ends or the service does, and returns which.

@@ -25,10 +25,10 @@ func TestParseOptions(t *testing.T) {
 		want         options
 		wantErr      string
 	}{
-		{nil, "", "", options{postgresName, 0}, ""},
-		{nil, "postgres", "", options{postgresName, 0}, ""},
-		{nil, "mysql", "90s", options{mysqlName, 90 * time.Second}, ""},
-		{[]string{"-duration", "5m", "-db", "postgres"}, "mysql", "90s", options{postgresName, 5 * time.Minute}, ""},
+		{nil, "", "", options{database: postgresName, duration: 0}, ""},
+		{nil, "postgres", "", options{database: postgresName, duration: 0}, ""},
+		{nil, "mysql", "90s", options{database: mysqlName, duration: 90 * time.Second}, ""},
+		{[]string{"-duration", "5m", "-db", "postgres"}, "mysql", "90s", options{database: postgresName, duration: 5 * time.Minute}, ""},
 		{nil, "oracle", "", options{}, `DB is "oracle": it must be postgres or mysql`},
 		{[]string{"-db", "mariadb"}, "", "", options{}, `DB is "mariadb"`},
 		{nil, "", "90", options{}, `DURATION is "90"`},

@@ -68,6 +68,7 @@ func run() int {
 type options struct {
 	database string        // postgresName or mysqlName
 	duration time.Duration // 0: until it is stopped
+	audit    bool          // collect every secret, for a test to look for
 }
 
 func parseOptions(args []string, getenv func(string) string) (options, error) {

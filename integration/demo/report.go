@@ -32,6 +32,7 @@ type report struct {
 	revocations revocationsResult
 	left        leftovers
 	books       books
+	secrets     []string // that Vault handed out, if options.audit
 }
 
 // leftovers is what the service should have removed.

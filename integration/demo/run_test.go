@@ -37,18 +37,20 @@ func stopInMidRotation(t *testing.T, database string) {
 	defer cancel(nil)
 	stopped := errors.New("stopped in mid-rotation")
 	read := make(chan struct{})
+	var said strings.Builder
 	go func() {
 		defer close(read)
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
 			t.Log(lines.Text())
+			said.WriteString(lines.Text() + "\n")
 			if strings.Contains(lines.Text(), " draining ") && !strings.Contains(lines.Text(), "jobs:") {
 				cancel(stopped)
 			}
 		}
 	}()
 
-	report, err := runDemo(ctx, options{database, 5 * time.Minute}, screen)
+	report, err := runDemo(ctx, options{database: database, duration: 5 * time.Minute, audit: true}, screen)
 	screen.close()
 	_ = screenOut.Close()
 	<-read
@@ -61,6 +63,14 @@ func stopInMidRotation(t *testing.T, database string) {
 	}
 	for _, problem := range report.problems() {
 		t.Error(problem)
+	}
+	if len(report.secrets) < 4 { // a token and a password for each of two, at least
+		t.Errorf("%d secrets are known", len(report.secrets))
+	}
+	for _, secret := range report.secrets { // hazard 45
+		if strings.Contains(said.String()+report.text(), secret) {
+			t.Error("a secret was printed")
+		}
 	}
 	if report.rotations != 1 || report.renewals == 0 {
 		t.Errorf("%d rotations and %d renewals: want 1, and at least 1", report.rotations, report.renewals)
