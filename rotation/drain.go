@@ -56,7 +56,9 @@ func (l *loop) renewed(anchor instant, g *Generation, granted Lease, increment t
 		return // replaced meanwhile, perhaps revoked: no news
 	}
 	g.renewFailures++
-	g.renewAt = l.r.now().add(backoff(g.renewFailures, min(250*time.Millisecond, g.term.full/50), 30*time.Second, retryAfter(err), l.r.random()))
+	now := l.r.now()
+	rest := g.term.left(now) - g.term.lead(l.r.config)
+	g.renewAt = now.add(renewalBackoff(g.renewFailures, g.term.full, rest, retryAfter(err), l.r.random()))
 	l.failed("renew", g.renewFailures, err)
 	e := Event{Kind: RenewFailed, Generation: g.id, Attempt: g.renewFailures, RetryAt: g.renewAt.t, Err: err}
 	if !l.closing {

@@ -29,6 +29,7 @@ type world struct {
 
 type leaseRecord struct {
 	id, user string
+	issued   time.Time
 	end      time.Time // zero: none
 	revoke   bool      // it must be revoked
 	revoked  []time.Time
@@ -77,7 +78,7 @@ func (w *world) issued(sent time.Time, c Credential, l Lease) {
 	defer w.mu.Unlock()
 	r := w.find(c.Username()) // known if the source handed it out before
 	if r == nil {
-		r = &leaseRecord{id: l.ID, user: c.Username(), revoke: l.Revocable}
+		r = &leaseRecord{id: l.ID, user: c.Username(), issued: time.Now(), revoke: l.Revocable}
 		w.leases = append(w.leases, r)
 	}
 	if l.TTL != 0 {

@@ -34,6 +34,9 @@ type operation struct {
 func (l *loop) issue(now instant, reason string, refresh bool) {
 	l.op = &operation{reason: reason, started: now, refresh: refresh}
 	l.lastIssue, l.issued = now, true
+	if reason == dispersal {
+		l.current.early = 0 // once: if it fails, the schedule is as good
+	}
 	if l.lost != nil {
 		l.lost.held = false
 	}
@@ -175,7 +178,7 @@ func (g *Generation) staysBeside(next *Generation) bool {
 // this, leases that all end with their token would be replaced ever faster.
 func (l *loop) futile(lease Lease) bool {
 	cur := l.current
-	if cur == nil || l.want != "" || l.lost != nil || lease.TTL == 0 || cur.term.endless() {
+	if cur == nil || l.want != "" || l.lost != nil || l.op.refresh || l.op.reason == dispersal || lease.TTL == 0 || cur.term.endless() {
 		return false
 	}
 	return lease.TTL <= cur.term.left(l.r.now())+min(lease.TTL, cur.term.full)/20
@@ -347,6 +350,7 @@ func (l *loop) publish(now instant, op *operation, took time.Duration) {
 	} else {
 		l.early = 0
 	}
+	l.disperse(now, g, old, op.reason)
 	l.regain()
 	l.succeeded("probe")
 	l.succeeded("renew")

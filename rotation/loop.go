@@ -39,6 +39,9 @@ type loop struct {
 	notBefore instant // the source has asked to be left alone until then
 	capped    bool    // MaxUnrevoked was reported
 
+	dispersed bool          // the moment at which the current credential was issued is not shared with others
+	life      time.Duration // of a credential that was renewed up to its ceiling; 0: none was yet
+
 	lost    *NoCredentialError // no login is possible, and why
 	lastErr error
 	errAt   time.Time
@@ -61,6 +64,7 @@ type owned struct {
 	born    instant
 	reason  string // why it was replaced
 	drainBy instant
+	early   time.Duration // the age at which it is replaced though it need not be; 0: never
 
 	refused bool // the database refused it
 	gone    bool // its lease is known to be gone
@@ -154,10 +158,13 @@ func (l *loop) next(now instant) (do action, in time.Duration, why string) {
 	g := l.current
 	do, in, why = plan(now, g.term, l.r.config)
 	if do == actRenew && !l.renewable(g) {
-		do, in, why = actRotate, g.term.left(now)-g.term.lead(l.r.config), "lease end"
+		do, in, why = actRotate, g.term.left(now)-g.term.lead(l.r.config), leaseEnd
 	}
 	if do == actRenew && g.renewFailures > 0 {
 		in = max(in, now.until(g.renewAt))
+	}
+	if rest := g.early - now.since(g.born); g.early > 0 && rest < in {
+		return actRotate, rest, dispersal
 	}
 	return do, in, why
 }

@@ -35,6 +35,7 @@ type term struct {
 	refresh   time.Duration // 0: never
 	renewable bool
 	capped    bool
+	first     bool    // it was not renewed yet
 	jitter    float64 // in [0,1), drawn anew for each grant
 }
 
@@ -45,14 +46,14 @@ func newTerm(anchor instant, l Lease, jitter float64) term {
 	l.TTL, l.RefreshAfter = min(l.TTL, longest), min(l.RefreshAfter, longest)
 	return term{
 		anchor: anchor, granted: l.TTL, full: l.TTL, refresh: l.RefreshAfter,
-		renewable: l.Renewable, capped: l.Capped, jitter: jitter,
+		renewable: l.Renewable, capped: l.Capped, first: true, jitter: jitter,
 	}
 }
 
 // renewed is the term after a renewal that asked for increment.
 func (t term) renewed(anchor instant, l Lease, increment time.Duration, jitter float64) term {
 	l.TTL = min(l.TTL, longest)
-	t.anchor, t.granted, t.full, t.jitter = anchor, l.TTL, max(t.full, l.TTL), jitter
+	t.anchor, t.granted, t.full, t.first, t.jitter = anchor, l.TTL, max(t.full, l.TTL), false, jitter
 	t.renewable = l.Renewable
 	// Vault caps a renewal at max_ttl and says so only in a warning, so a grant
 	// well short of what was asked for is a ceiling too.
@@ -133,7 +134,8 @@ func (a action) String() string {
 //
 // Renewal comes at about two thirds of what was granted, as Vault's own clients
 // do. A lease that no renewal can prolong is replaced lead before its end. Both
-// are spread, so that a fleet that starts together does not stay together.
+// are spread, so that a fleet that starts together does not stay together; see also
+// disperse.
 func plan(now instant, t term, c Config) (do action, in time.Duration, why string) {
 	age := now.since(t.anchor)
 	at := time.Duration(math.MaxInt64)
@@ -145,27 +147,50 @@ func plan(now instant, t term, c Config) (do action, in time.Duration, why strin
 			rotate = t.granted - lead
 		}
 		do, at, why = actRotate, rotate-age, rotateReason(t)
-		if renew := t.granted/3*2 - t.granted/20 + spread(t.granted/10, t.jitter) - age; t.renewable && !t.capped && at > 0 && renew < at {
+		if renew := t.renewAfter() - age; t.renewable && !t.capped && at > 0 && renew < at {
 			do, at, why = actRenew, renew, ""
 		}
 	}
 	if t.refresh > 0 {
 		if refresh := t.refresh + spread(min(t.refresh/20, 10*time.Second), t.jitter) - age; refresh < at {
-			do, at, why = actRefresh, refresh, "refresh"
+			do, at, why = actRefresh, refresh, refreshing
 		}
 	}
 	return do, at, why
 }
 
+// Why the schedule replaces a credential.
+const (
+	leaseCeiling = "lease ceiling"
+	leaseEnd     = "lease end"
+	refreshing   = "refresh"
+	renewalFails = "renewal keeps failing"
+	dispersal    = "spread" // see disperse
+)
+
 func rotateReason(t term) string {
 	switch {
 	case t.capped:
-		return "lease ceiling"
+		return leaseCeiling
 	case t.renewable:
-		return "renewal keeps failing"
+		return renewalFails
 	default:
-		return "lease end"
+		return leaseEnd
 	}
+}
+
+// mixing is the lease from which on a fleet is dispersed: with shorter ones the usual
+// jitter does that within hours.
+const mixing = 10 * time.Minute
+
+// renewAfter is the age at which t is renewed. The first renewal comes at any time
+// until then, since many may have been issued at this moment.
+func (t term) renewAfter() time.Duration {
+	due := t.granted/3*2 - t.granted/20
+	if t.first && t.full >= mixing {
+		return due - spread(due, t.jitter)
+	}
+	return due + spread(t.granted/10, t.jitter)
 }
 
 func spread(d time.Duration, jitter float64) time.Duration {
@@ -210,6 +235,24 @@ func backoff(n int, base, limit, asked time.Duration, jitter float64) time.Durat
 		d = asked + spread(asked/10, jitter)
 	}
 	return d
+}
+
+// renewalBackoff is how long to wait after the nth renewal in a row that failed, where
+// rest is left until the credential is replaced instead: not long at first, since most
+// faults pass. After that it is once in a quarter of an hour, at a random time: if the
+// source is down, everybody else is waiting for it too, and the lease is good meanwhile.
+func renewalBackoff(n int, full, rest, asked time.Duration, jitter float64) time.Duration {
+	const often, seldom, least = 7, 15 * time.Minute, 30 * time.Second
+	var in time.Duration
+	switch {
+	case n <= often:
+		return backoff(n, min(250*time.Millisecond, full/50), least, asked, jitter)
+	case n == often+1:
+		in = spread(min(rest, seldom), jitter)
+	default:
+		in = seldom/2 + spread(seldom, jitter)
+	}
+	return max(in, least, asked+spread(asked/10, jitter))
 }
 
 // floor is the least time between the start of two issues: interval, doubled for

@@ -131,7 +131,8 @@ func TestPlanSpreads(t *testing.T) {
 		lease           Lease
 		earliest, later time.Duration // with jitter 0 and jitter 1
 	}{
-		{Lease{TTL: time.Hour, Renewable: true}, 37 * time.Minute, 43 * time.Minute},
+		{Lease{TTL: 5 * time.Minute, Renewable: true}, 185 * time.Second, 215 * time.Second},
+		{Lease{TTL: time.Hour, Renewable: true}, 37 * time.Minute, 0}, // many may have been issued now
 		{Lease{TTL: time.Hour}, 55 * time.Minute, 52*time.Minute + 30*time.Second},
 		{Lease{RefreshAfter: 2 * time.Minute}, 2 * time.Minute, 126 * time.Second},
 		{Lease{RefreshAfter: 24 * time.Hour}, 24 * time.Hour, 24*time.Hour + 10*time.Second}, // a static role's password changes then
@@ -140,6 +141,39 @@ func TestPlanSpreads(t *testing.T) {
 		_, last, _ := plan(after(0), newTerm(after(0), c.lease, most), testConfig)
 		if first != c.earliest || (last-c.later).Abs() > time.Millisecond {
 			t.Errorf("%+v: between %v and %v, want %v and %v", c.lease, first, last, c.earliest, c.later)
+		}
+	}
+	renewed := newTerm(after(0), Lease{TTL: time.Hour, Renewable: true}, 0).
+		renewed(after(0), Lease{TTL: time.Hour, Renewable: true}, time.Hour, most)
+	if _, in, _ := plan(after(0), renewed, testConfig); (in - 43*time.Minute).Abs() > time.Millisecond {
+		t.Errorf("renewed again after %v, want 43m", in)
+	}
+}
+
+// hazards 25 and 42: renewals that fail are tried soon at first, and then so seldom, and so spread, that a fleet does
+// not come all at once when Vault is back.
+func TestRenewalBackoff(t *testing.T) {
+	const h, m, most = time.Hour, time.Minute, 1 - 1e-9
+	for _, c := range []struct {
+		n          int
+		full, rest time.Duration
+		asked      time.Duration
+		from, to   time.Duration // with jitter 1 and 0, in this order or the other
+	}{
+		{1, h, 18 * m, 0, 125 * time.Millisecond, 250 * time.Millisecond},
+		{1, 5 * time.Second, time.Second, 0, 50 * time.Millisecond, 100 * time.Millisecond},
+		{7, h, 18 * m, 0, 8 * time.Second, 16 * time.Second},
+		{7, h, 18 * m, m, m, 66 * time.Second},
+		{8, h, 12 * m, 0, 30 * time.Second, 12 * m},
+		{8, 24 * h, 8 * h, 0, 30 * time.Second, 15 * m},
+		{8, h, 12 * m, 10 * m, 10 * m, 12 * m},
+		{9, 24 * h, 8 * h, 0, 450 * time.Second, 1350 * time.Second},
+		{99, 24 * h, 8 * h, 0, 450 * time.Second, 1350 * time.Second},
+	} {
+		one, other := renewalBackoff(c.n, c.full, c.rest, c.asked, 0), renewalBackoff(c.n, c.full, c.rest, c.asked, most)
+		low, high := min(one, other), max(one, other)
+		if (low-c.from).Abs() > time.Millisecond || (high-c.to).Abs() > time.Millisecond {
+			t.Errorf("%+v: between %v and %v", c, low, high)
 		}
 	}
 }

@@ -138,11 +138,13 @@ func wasRevoked(w window, f *failure) bool {
 	return false
 }
 
-// cannotIssue reports whether something keeps Vault from giving a lane a credential at a time, or did so shortly before.
+// cannotIssue reports whether something keeps Vault from giving a lane a credential at a time, or did so shortly before:
+// a pool without one asks again after pauses that double, so once more before it has been without twice as long.
 func cannotIssue(w window, at time.Time, l lane) bool {
 	return slices.ContainsFunc(w.faults, func(p *planned) bool {
 		lasts := p.fault.lift != nil && (p.fault.blocks(l.database()) || p.fault.revokes(l))
-		return lasts && !at.Before(p.injected) && (at.Before(p.lifted.Add(reaction)) || !w.healed)
+		asksAgain := max(reaction, p.lifted.Sub(w.began))
+		return lasts && !at.Before(p.injected) && (at.Before(p.lifted.Add(asksAgain)) || !w.healed)
 	})
 }
 

@@ -1,0 +1,34 @@
+package rotation
+
+// disperse sees to it that the instances of a fleet do not reach the end of their
+// credentials together. A credential that many may have got at this moment, at a
+// start of all, or after what they had was lost to all, is replaced once before its
+// end, at a random time of its life. After that this instance's credentials begin,
+// and end, when nobody else's do. It costs one more credential, and no more than
+// that: if replacing it fails, the credential goes on.
+//
+// How long a life is, up to the ceiling (max_ttl), Vault does not say before it has
+// come. Until this instance has seen one, it is taken for 24 leases, as in Vault's own
+// examples (default_ttl of an hour, max_ttl of a day). If the ceiling is lower, some
+// reach it together once, and are dispersed then.
+func (l *loop) disperse(now instant, g, old *Generation, reason string) {
+	switch reason {
+	case dispersal:
+		l.dispersed = true
+	case leaseCeiling:
+		l.life = now.since(old.born)
+	case leaseEnd, refreshing:
+	default:
+		l.dispersed = false
+	}
+	if l.dispersed || l.early > 0 || !g.lease.Revocable || g.term.endless() || g.term.full < mixing {
+		return
+	}
+	life := g.term.granted - g.term.lead(l.r.config)
+	if l.renewable(g) && g.term.renewable && !g.term.capped {
+		if life = l.life; life == 0 {
+			life = min(24*g.term.full, longest)
+		}
+	}
+	g.early = life - spread(life, l.r.random())
+}
