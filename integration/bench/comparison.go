@@ -17,6 +17,15 @@ type result struct {
 	logins              loginCount
 	orphans             int   // sessions of revoked logins at the end
 	err                 error // the first failure, of a query or of a rotation
+	trace               *trace
+}
+
+// comparison is one under way.
+type comparison struct {
+	chosen  []contender
+	results map[string][]result
+	traces  map[string]*trace // of the first round
+	loads   []string
 }
 
 // compare runs all contenders under the same load, one after the other, round after round, each round beginning with
@@ -26,31 +35,68 @@ func (e *env) compare(ctx context.Context) error {
 	if len(chosen) == 0 {
 		return fmt.Errorf("-only=%s matches no contender", e.only)
 	}
-	e.progressf("%d contenders, %d rounds of %v: about %v in all", len(chosen), e.rounds, e.run,
+	e.progressf("%d connections, %d contenders, %d rounds of %v: about %v in all", e.conns, len(chosen), e.rounds, e.run,
 		(time.Duration(len(chosen)*e.rounds) * (e.run + 3*time.Second)).Round(time.Minute))
-	results := make(map[string][]result)
+	c := &comparison{chosen: chosen, results: make(map[string][]result), traces: make(map[string]*trace), loads: []string{machineLoad()}}
 	var problems []error
-	loads := []string{machineLoad()}
 	for round := range e.rounds {
-		for i := range chosen {
-			c := chosen[(i+round)%len(chosen)]
-			r, err := e.runOnce(ctx, c)
-			if ctx.Err() != nil {
-				return errors.Join(append(problems, err)...)
-			}
-			e.progressf("round %d of %d, load %s: %s: %s", round+1, e.rounds, machineLoad(), c.name, r.line())
-			results[c.name] = append(results[c.name], r)
-			if err == nil && c.name == e.db.ours() {
-				err = r.broken()
-			}
-			if err != nil {
-				problems = append(problems, fmt.Errorf("%s: %w", c.name, err))
-			}
+		problems = append(problems, e.compareOnce(ctx, c, round))
+		if ctx.Err() != nil {
+			return errors.Join(problems...)
 		}
-		loads = append(loads, machineLoad())
 	}
-	e.printComparison(chosen, results, loads)
+	e.printComparison(c)
+	return errors.Join(append(problems, e.plot(c))...)
+}
+
+// compareOnce is one round.
+func (e *env) compareOnce(ctx context.Context, c *comparison, round int) error {
+	var problems []error
+	for i := range c.chosen {
+		contender := c.chosen[(i+round)%len(c.chosen)]
+		r, err := e.runOnce(ctx, contender)
+		if ctx.Err() != nil {
+			return errors.Join(append(problems, err)...)
+		}
+		e.progressf("round %d of %d, load %s: %s: %s", round+1, e.rounds, machineLoad(), contender.name, r.line())
+		if round == 0 {
+			c.traces[contender.name] = r.trace
+		}
+		r.trace = nil // it is large
+		c.results[contender.name] = append(c.results[contender.name], r)
+		if err == nil && contender.name == e.db.ours() {
+			err = r.broken()
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s, %d connections: %w", contender.name, e.conns, err))
+		}
+	}
+	c.loads = append(c.loads, machineLoad())
 	return errors.Join(problems...)
+}
+
+// plot draws what the first round was like, where it is going to be looked at.
+func (e *env) plot(c *comparison) error {
+	if !e.doc.wanted() {
+		return nil
+	}
+	var traces []*trace
+	for _, name := range plotted(e.db) {
+		if t := c.traces[name]; t != nil {
+			traces = append(traces, t)
+		}
+	}
+	if len(traces) == 0 {
+		return nil
+	}
+	database, _ := e.db.name()
+	title := fmt.Sprintf("Latency of queries while credentials rotate: %s%s, %d connections", database, e.over(), e.conns)
+	image, err := drawLatency(title, e.run, traces)
+	if err != nil {
+		return err
+	}
+	e.printf("\nThe first round:\n\n%s", e.doc.add(fmt.Sprintf("%d", e.conns), title, image))
+	return nil
 }
 
 // runOnce opens a contender, runs the load, rotates meanwhile, closes it and looks for what it left.
@@ -68,11 +114,16 @@ func (e *env) runOnce(ctx context.Context, c contender) (r result, err error) {
 	from := time.Now().Add(warmUp)
 	var rotating sync.WaitGroup
 	var rotateErr error
-	rotating.Go(func() { rotateErr = e.rotateRepeatedly(ctx, s, &l, from) })
+	var rotations []time.Duration
+	rotating.Go(func() { rotations, rotateErr = e.rotateRepeatedly(ctx, s, &l, from) })
 	samples, done := runLoad(ctx, s, e.options, from)
 	r.logins = l.take()
 	rotating.Wait()
 	r.measure(samples, done)
+	if _, never := s.(*raw); never {
+		rotations = nil
+	}
+	r.trace = &trace{c.name, samples, rotations}
 	if r.err == nil {
 		r.err = rotateErr
 	}
@@ -87,21 +138,22 @@ func (e *env) runOnce(ctx context.Context, c contender) (r result, err error) {
 }
 
 // rotateRepeatedly rotates every interval, first when a third of it has passed, and counts logins from the end of the
-// warm-up.
-func (e *env) rotateRepeatedly(ctx context.Context, s subject, l *logins, from time.Time) error {
+// warm-up. It returns when each rotation began, from then.
+func (e *env) rotateRepeatedly(ctx context.Context, s subject, l *logins, from time.Time) (began []time.Duration, err error) {
 	time.Sleep(time.Until(from))
 	l.take()
 	for at := from.Add(e.interval / 3); at.Before(from.Add(e.run)); at = at.Add(e.interval) {
 		select {
 		case <-time.After(time.Until(at)):
 		case <-ctx.Done():
-			return nil
+			return began, nil
 		}
+		began = append(began, time.Since(from))
 		if err := s.rotate(ctx); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("rotate: %w", err)
+			return began, fmt.Errorf("rotate: %w", err)
 		}
 	}
-	return nil
+	return began, nil
 }
 
 // broken returns an error if the run has shown what ours must not.
@@ -115,11 +167,14 @@ func (r *result) broken() error {
 	return nil
 }
 
-func (r *result) measure(samples []time.Duration, l *load) {
-	slices.Sort(samples)
-	r.queries, r.failed, r.err = len(samples), l.failed, l.err
-	r.p50, r.p99, r.p999 = quantile(samples, 0.5), quantile(samples, 0.99), quantile(samples, 0.999)
-	r.max = quantile(samples, 1)
+func (r *result) measure(samples []sample, l *load) {
+	took := make([]time.Duration, len(samples))
+	for i, s := range samples {
+		took[i] = s.took
+	}
+	slices.Sort(took)
+	r.queries, r.failed, r.err = len(took), l.failed, l.err
+	r.p50, r.p99, r.p999, r.max = quantile(took, 0.5), quantile(took, 0.99), quantile(took, 0.999), quantile(took, 1)
 }
 
 // quantile returns the smallest sample that a part q of all does not exceed; 0 when there are none.

@@ -13,9 +13,11 @@ import (
 type database interface {
 	raw() string  // what ours is compared with
 	ours() string // the contender whose failures count as ours
-	servers() testbed.Options
-	prepare(ctx context.Context, bed *testbed.Bed) error // makes the rows that queries read
-	role(ctx context.Context, bed *testbed.Bed) (*testbed.Role, error)
+	name() (name, file string)
+	servers(o options) testbed.Options
+	version(ctx context.Context, bed *testbed.Bed) (string, error)
+	prepare(ctx context.Context, e *env) error // makes the rows that queries read, and room for all connections
+	role(ctx context.Context, e *env, options testbed.RoleOptions) (*testbed.Role, error)
 
 	// open opens a raw pool, whose connections each log in with what login returns then. All logins are counted by l.
 	open(ctx context.Context, e *env, l *logins, f form, login func() *testbed.Credential) (pool, error)
@@ -25,7 +27,7 @@ type database interface {
 	// orphans returns how many sessions there are of users who have been revoked.
 	orphans(ctx context.Context, e *env) (int, error)
 
-	recipes() []contender
+	recipes() []contender // the usual one first
 	setups(e *env) []setup
 }
 
@@ -80,6 +82,11 @@ func contenders(db database) []contender {
 		{"floor, and Vault's work as well", openFloorVault},
 		{db.ours(), openOurs},
 	}, db.recipes()...)
+}
+
+// plotted are the names of the contenders whose latencies are plotted.
+func plotted(db database) []string {
+	return []string{baseline(db), floor, db.ours(), db.recipes()[0].name}
 }
 
 func baseline(db database) string { return db.raw() + ", no rotation" }

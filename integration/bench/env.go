@@ -25,22 +25,32 @@ type env struct {
 	role   *testbed.Role
 	static *testbed.Credential // of those that never rotate
 
+	vaultAddress string // where ours asks, if not Vault itself
+
 	out, progress io.Writer
+	doc           *document // nil: none
 }
 
 func newEnv(ctx context.Context, bed *testbed.Bed, o options, out, progress io.Writer) (*env, error) {
 	e := &env{options: o, bed: bed, out: out, progress: progress}
-	if err := e.db.prepare(ctx, bed); err != nil {
+	if err := e.db.prepare(ctx, e); err != nil {
 		return nil, err
 	}
 	var err error
-	if e.role, err = e.db.role(ctx, bed); err != nil {
+	if e.role, err = e.db.role(ctx, e, testbed.RoleOptions{}); err != nil {
 		return nil, err
 	}
 	if e.static, err = e.role.Issue(ctx); err != nil {
 		return nil, err
 	}
 	return e, nil
+}
+
+// at is the same for pools of that many connections.
+func (e *env) at(conns int) *env {
+	other := *e
+	other.options = e.options.at(conns)
+	return &other
 }
 
 func (e *env) staticLogin() *testbed.Credential { return e.static }
@@ -51,6 +61,10 @@ func (e *env) form() form { return form{conns: e.conns, maxConns: e.maxConns} }
 // drainTimeout is how long the connections of an old credential may take.
 func (e *env) drainTimeout() time.Duration { return e.interval * 5 / 6 }
 
+// pacedRate is how many logins a second a rotation comes to that replaces all connections evenly in the first half of the
+// drain window, and has proven the new login before.
+func (e *env) pacedRate() float64 { return float64(e.conns)/(e.drainTimeout()/2).Seconds() + 1 }
+
 // lifetime is the longest of a connection whose login was replaced just after, and which was then used for a
 // transaction, that ends before the login is revoked; and a bit shorter.
 func (e *env) lifetime() time.Duration { return (e.interval - transaction) * 3 / 4 }
@@ -58,8 +72,14 @@ func (e *env) lifetime() time.Duration { return (e.interval - transaction) * 3 /
 // vault is how ours asks Vault, with a token that may do no more than it must.
 func (e *env) vault(ctx context.Context) (vaultsource.Config, rotation.Config, error) {
 	token, err := e.role.Token(ctx, time.Hour)
-	return vaultsource.Config{Client: e.bed.Vault.ClientWithToken(token), Path: e.role.CredsPath},
-		rotation.Config{DrainTimeout: e.drainTimeout()}, err
+	if err != nil {
+		return vaultsource.Config{}, rotation.Config{}, err
+	}
+	client := e.bed.Vault.ClientWithToken(token)
+	if e.vaultAddress != "" {
+		err = client.SetAddress(e.vaultAddress)
+	}
+	return vaultsource.Config{Client: client, Path: e.role.CredsPath}, rotation.Config{DrainTimeout: e.drainTimeout()}, err
 }
 
 // revoke gives a lease back and returns when its user is gone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,30 +27,26 @@ type load struct {
 	err    error // the first
 }
 
-// runLoad returns how long each query took, as its caller saw it, and what failed.
-func runLoad(ctx context.Context, s subject, o options, from time.Time) ([]time.Duration, *load) {
-	l := &load{s: s, think: o.think, from: from, until: from.Add(o.run)}
+// runLoad returns all queries, as their callers saw them, and what failed.
+func runLoad(ctx context.Context, s subject, o options, from time.Time) ([]sample, *load) {
+	l := &load{s: s, think: o.pause(), from: from, until: from.Add(o.run)}
 	queries, transactions := max(1, o.conns*4/5), max(1, o.conns*4/50)
-	samples := make([][]time.Duration, queries)
+	samples := make([][]sample, queries)
 	ctx = as(ctx, caller)
 	var wg sync.WaitGroup
 	for i := range queries {
-		samples[i] = make([]time.Duration, 0, 4*int(o.run/o.think)+64)
+		samples[i] = make([]sample, 0, 4*int(o.run/l.think)+64)
 		wg.Go(func() { samples[i] = l.query(ctx, uint64(i), samples[i]) })
 	}
 	for i := range transactions {
 		wg.Go(func() { l.transact(ctx, i) })
 	}
 	wg.Wait()
-	var all []time.Duration
-	for _, s := range samples {
-		all = append(all, s...)
-	}
-	return all, l
+	return slices.Concat(samples...), l
 }
 
 // query is one worker of short queries. It records into its own slice, so that recording waits for nobody.
-func (l *load) query(ctx context.Context, seed uint64, samples []time.Duration) []time.Duration {
+func (l *load) query(ctx context.Context, seed uint64, samples []sample) []sample {
 	random := rand.New(rand.NewPCG(seed, 1))
 	for {
 		time.Sleep(l.think/2 + rand.N(l.think))
@@ -60,7 +57,7 @@ func (l *load) query(ctx context.Context, seed uint64, samples []time.Duration) 
 		err := l.s.query(ctx, 1+random.IntN(items))
 		took := time.Since(start)
 		if start.After(l.from) {
-			samples = append(samples, took)
+			samples = append(samples, sample{at: start.Sub(l.from), took: took})
 		}
 		l.note(ctx, err)
 	}

@@ -61,13 +61,20 @@ func (l *logins) count(ctx context.Context, idle func() int) {
 func (l *logins) take() loginCount {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := loginCount{total: len(l.at), peak: most(l.at, peakWindow), paid: l.paid, whileIdle: l.whileIdle}
+	c := loginCount{
+		total: len(l.at), peak: most(l.at, peakWindow), second: most(l.at, time.Second),
+		paid: l.paid, whileIdle: l.whileIdle,
+	}
 	l.at, l.paid, l.whileIdle = nil, 0, 0
 	return c
 }
 
 // loginCount is what a run's logins came to.
-type loginCount struct{ total, peak, paid, whileIdle int }
+type loginCount struct {
+	total           int
+	peak, second    int // the most in any peakWindow, and in any second
+	paid, whileIdle int
+}
 
 // peakWindow is short enough to show a stampede.
 const peakWindow = 100 * time.Millisecond

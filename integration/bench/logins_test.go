@@ -16,12 +16,12 @@ func TestLogins_WhoPays(t *testing.T) {
 		idle int
 		want loginCount
 	}{
-		{nobody, 0, loginCount{total: 1, peak: 1}},
-		{upkeep, 0, loginCount{total: 1, peak: 1}},
-		{caller, 0, loginCount{total: 1, peak: 1, paid: 1}},
-		{caller, 2, loginCount{total: 1, peak: 1, paid: 1, whileIdle: 1}},
-		{queue, 0, loginCount{total: 1, peak: 1, paid: 1}},
-		{queue, 2, loginCount{total: 1, peak: 1}},
+		{nobody, 0, loginCount{total: 1, peak: 1, second: 1}},
+		{upkeep, 0, loginCount{total: 1, peak: 1, second: 1}},
+		{caller, 0, loginCount{total: 1, peak: 1, second: 1, paid: 1}},
+		{caller, 2, loginCount{total: 1, peak: 1, second: 1, paid: 1, whileIdle: 1}},
+		{queue, 0, loginCount{total: 1, peak: 1, second: 1, paid: 1}},
+		{queue, 2, loginCount{total: 1, peak: 1, second: 1}},
 	} {
 		var l logins
 		l.count(as(t.Context(), c.who), func() int { return c.idle })

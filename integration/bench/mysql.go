@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -16,21 +20,70 @@ import (
 // mariadb is mysqlvault beside go-sql-driver/mysql, both below a sql.DB.
 type mariadb struct{}
 
-func (mariadb) raw() string              { return "raw go-sql-driver/mysql" }
-func (mariadb) ours() string             { return "mysqlvault" }
-func (mariadb) servers() testbed.Options { return testbed.Options{MariaDB: true} }
+func (mariadb) raw() string               { return "raw go-sql-driver/mysql" }
+func (mariadb) ours() string              { return "mysqlvault" }
+func (mariadb) name() (name, file string) { return "MariaDB", "mysql" }
 
-func (mariadb) prepare(ctx context.Context, bed *testbed.Bed) error {
+func (mariadb) servers(options) testbed.Options { return testbed.Options{MariaDB: true} }
+
+func (mariadb) version(ctx context.Context, bed *testbed.Bed) (version string, err error) {
+	err = bed.MariaDB.Root.QueryRowContext(ctx, "SELECT version()").Scan(&version)
+	return version, err
+}
+
+func (mariadb) prepare(ctx context.Context, e *env) error {
+	if err := allowConnections(ctx, e.bed.MariaDB, e.sessions()); err != nil {
+		return err
+	}
 	const digits = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL " +
 		"SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)"
-	return bed.MariaDB.Exec(ctx, fmt.Sprintf(`
+	return e.bed.MariaDB.Exec(ctx, fmt.Sprintf(`
 		INSERT INTO items (id, name) SELECT n, concat('item ', n)
 		FROM (SELECT 1 + a.d + 10 * b.d + 100 * c.d AS n FROM %[1]s a, %[1]s b, %[1]s c) numbers WHERE n <= %[2]d;
 		ANALYZE TABLE items`, digits, items))
 }
 
-func (mariadb) role(ctx context.Context, bed *testbed.Bed) (*testbed.Role, error) {
-	return bed.MariaDBRole(ctx, testbed.RoleOptions{})
+// allowConnections has the server allow that many, unless it is somebody else's.
+func allowConnections(ctx context.Context, server *testbed.MariaDB, n int) error {
+	var allowed int
+	if err := server.Root.QueryRowContext(ctx, "SELECT @@max_connections").Scan(&allowed); err != nil {
+		return fmt.Errorf("ask how many connections the server allows: %w", err)
+	}
+	switch ours := server.CACertFile != ""; {
+	case allowed >= n:
+		return nil
+	case !ours:
+		return fmt.Errorf("the server allows %d connections, and these benchmarks need %d: set its max_connections", allowed, n)
+	}
+	return server.Exec(ctx, fmt.Sprintf("SET GLOBAL max_connections = %d", n))
+}
+
+// role lets nobody in who does not encrypt, with -tls.
+func (mariadb) role(ctx context.Context, e *env, options testbed.RoleOptions) (*testbed.Role, error) {
+	if e.tls {
+		options.Create = []string{
+			"CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}' REQUIRE SSL",
+			"GRANT SELECT ON " + e.bed.MariaDB.Database + ".* TO '{{name}}'@'%'",
+		}
+	}
+	return e.bed.MariaDBRole(ctx, options)
+}
+
+// encrypt has a pool, or whatever logs in, verify the server's certificate, with -tls.
+func (e *env) encrypt(c *mysql.Config) error {
+	if !e.tls {
+		return nil
+	}
+	ca, err := os.ReadFile(e.bed.MariaDB.CACertFile)
+	if err != nil {
+		return fmt.Errorf("-tls: read the CA of MariaDB's certificate, which only a server of the testbed's own has: %w", err)
+	}
+	trusted := x509.NewCertPool()
+	if !trusted.AppendCertsFromPEM(ca) {
+		return errors.New("-tls: the CA of MariaDB's certificate is no certificate")
+	}
+	c.TLS = &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12}
+	return nil
 }
 
 // sqlPool is a sql.DB.
@@ -104,12 +157,16 @@ func (f form) maxIdle() int {
 }
 
 func (mariadb) open(_ context.Context, e *env, l *logins, f form, login func() *testbed.Credential) (pool, error) {
-	return openMySQL(e, l, f, login)
+	return openMySQL(e, l, f, login, func(c driver.Connector) driver.Connector { return c })
 }
 
-func openMySQL(e *env, l *logins, f form, login func() *testbed.Credential) (*sqlPool, error) {
+// openMySQL opens a sql.DB over what wrap makes of the driver's connector.
+func openMySQL(e *env, l *logins, f form, login func() *testbed.Credential, wrap func(driver.Connector) driver.Connector) (*sqlPool, error) {
 	c, err := mysql.ParseDSN(e.bed.MariaDB.DSN("app"))
 	if err != nil {
+		return nil, err
+	}
+	if err := e.encrypt(c); err != nil {
 		return nil, err
 	}
 	p := &sqlPool{}
@@ -127,7 +184,7 @@ func openMySQL(e *env, l *logins, f form, login func() *testbed.Credential) (*sq
 	if err != nil {
 		return nil, err
 	}
-	p.openDB(connector, f)
+	p.openDB(wrap(connector), f)
 	return p, nil
 }
 
@@ -137,6 +194,9 @@ func (mariadb) openVault(ctx context.Context, e *env, l *logins, f form) (*vault
 		return nil, err
 	}
 	if c.Vault, c.Rotation, err = e.vault(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.encrypt(c.Config); err != nil {
 		return nil, err
 	}
 	p := &sqlPool{}
@@ -161,6 +221,9 @@ func (mariadb) logIn(e *env, login *testbed.Credential) (func(context.Context) e
 	if err != nil {
 		return nil, err
 	}
+	if err := e.encrypt(c); err != nil {
+		return nil, err
+	}
 	connector, err := mysql.NewConnector(c)
 	if err != nil {
 		return nil, err
@@ -178,103 +241,4 @@ func (mariadb) orphans(ctx context.Context, e *env) (n int, err error) {
 	err = e.bed.MariaDB.Root.QueryRowContext(ctx, `SELECT count(*) FROM information_schema.processlist p
 		WHERE p.user LIKE ? AND NOT EXISTS (SELECT 1 FROM mysql.user u WHERE u.user = p.user)`, "v-%-"+e.role.Name+"-%").Scan(&n)
 	return n, err
-}
-
-func (mariadb) recipes() []contender {
-	return []contender{
-		{"BeforeConnect + closing the idle", openCloseIdle},
-		{"the same, revoked at once", openCloseIdleRevoke},
-		{"new DB swapped under a mutex", openSwap},
-		{"SetConnMaxLifetime tuned", openConnMaxLifetime},
-	}
-}
-
-// openSQLRecipe opens a pool whose BeforeConnect sets whatever login is current.
-func openSQLRecipe(ctx context.Context, e *env, l *logins, change func(*recipe, *sqlPool)) (subject, error) {
-	r, err := newRecipe(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	p, err := openMySQL(e, l, e.form(), r.current.Load)
-	if err != nil {
-		return nil, err
-	}
-	r.pool = p
-	change(r, p)
-	return r, nil
-}
-
-// closeIdle has the pool close what is idle; it knows no other way to be told.
-func (p *sqlPool) closeIdle(f form) {
-	p.SetMaxIdleConns(0)
-	p.SetMaxIdleConns(f.maxIdle())
-}
-
-// openCloseIdle leaves alone what is in use at the time, which goes on with its old login, also after that is revoked.
-func openCloseIdle(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openSQLRecipe(ctx, e, l, func(r *recipe, p *sqlPool) {
-		r.replace = func(context.Context) error { p.closeIdle(e.form()); return nil }
-	})
-}
-
-// openCloseIdleRevoke does not wait until the old login is out of use.
-func openCloseIdleRevoke(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openSQLRecipe(ctx, e, l, func(r *recipe, p *sqlPool) {
-		r.replace = func(ctx context.Context) error { p.closeIdle(e.form()); return r.revokeOld(ctx) }
-	})
-}
-
-// openConnMaxLifetime lets no connection live so long that a transaction which it gets at its end outlives an old login.
-func openConnMaxLifetime(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openSQLRecipe(ctx, e, l, func(_ *recipe, p *sqlPool) { p.SetConnMaxLifetime(e.lifetime()) })
-}
-
-// setups are what is measured while nothing happens: calls of pools that have all their connections, and Conn of one
-// that keeps none.
-func (mariadb) setups(e *env) []setup {
-	full := form{conns: e.conns, maxConns: e.conns}
-	interpolating := full
-	interpolating.interpolate = true
-	return []setup{
-		{form: full, rotates: true, operations: []operation{
-			{"Conn and Close", 1, connClose},
-			{"Conn and Close", 8, connClose},
-			{"QueryRow", 1, sqlQueryRow},
-			{"QueryRow", 8, sqlQueryRow},
-			{"QueryRow with an argument, prepared", 1, sqlQueryRowArg},
-			{"QueryRow with an argument, prepared", 8, sqlQueryRowArg},
-		}},
-		{form: interpolating, rotates: true, operations: []operation{
-			{"QueryRow with an argument, interpolated", 1, sqlQueryRowArg},
-			{"QueryRow with an argument, interpolated", 8, sqlQueryRowArg},
-		}},
-		{form: form{maxConns: 1}, operations: []operation{{"Conn that logs in", 1, connClose}}},
-	}
-}
-
-func connClose(p pool) func(context.Context) error {
-	db := p.(*sqlPool).DB //nolint:forcetypeassert // our own pools
-	return func(ctx context.Context) error {
-		c, err := db.Conn(ctx)
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	}
-}
-
-func sqlQueryRow(p pool) func(context.Context) error {
-	db := p.(*sqlPool).DB //nolint:forcetypeassert // our own pools
-	return func(ctx context.Context) error {
-		var one int
-		return db.QueryRowContext(ctx, "SELECT 1").Scan(&one)
-	}
-}
-
-func sqlQueryRowArg(p pool) func(context.Context) error {
-	db := p.(*sqlPool).DB //nolint:forcetypeassert // our own pools
-	return func(ctx context.Context) error {
-		var one int
-		return db.QueryRowContext(ctx, "SELECT ?", 1).Scan(&one)
-	}
 }

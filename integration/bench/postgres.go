@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,26 +15,40 @@ import (
 // postgres is pgvault beside pgxpool.
 type postgres struct{}
 
-func (postgres) raw() string              { return "raw pgxpool" }
-func (postgres) ours() string             { return "pgvault" }
-func (postgres) servers() testbed.Options { return testbed.Options{Postgres: true} }
+func (postgres) raw() string               { return "raw pgxpool" }
+func (postgres) ours() string              { return "pgvault" }
+func (postgres) name() (name, file string) { return "PostgreSQL", "postgresql" }
 
-func (postgres) prepare(ctx context.Context, bed *testbed.Bed) error {
+func (postgres) servers(o options) testbed.Options {
+	servers := testbed.Options{Postgres: true, PostgresTLS: o.tls}
+	if usual := 300; o.sessions() > usual {
+		servers.PostgresMaxConns = o.sessions()
+	}
+	return servers
+}
+
+func (postgres) version(ctx context.Context, bed *testbed.Bed) (version string, err error) {
+	err = bed.Postgres.Superuser.QueryRow(ctx, "SHOW server_version").Scan(&version)
+	return version, err
+}
+
+func (postgres) prepare(ctx context.Context, e *env) error {
 	for _, statement := range []string{
 		fmt.Sprintf("INSERT INTO items (name) SELECT 'item ' || n FROM generate_series(1, %d) n", items),
 		"VACUUM ANALYZE items",
 	} {
-		if err := bed.Postgres.Exec(ctx, statement); err != nil {
+		if err := e.bed.Postgres.Exec(ctx, statement); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (postgres) role(ctx context.Context, bed *testbed.Bed) (*testbed.Role, error) {
-	return bed.PostgresRole(ctx, testbed.RoleOptions{})
+func (postgres) role(ctx context.Context, e *env, options testbed.RoleOptions) (*testbed.Role, error) {
+	return e.bed.PostgresRole(ctx, options)
 }
 
+// postgresURL asks for a verified certificate where the testbed's server has one.
 func (f form) postgresURL(e *env) string {
 	return fmt.Sprintf("%s&pool_min_conns=%d&pool_max_conns=%d", e.bed.Postgres.URL("app"), f.conns, f.maxConns)
 }
@@ -152,119 +165,4 @@ func (postgres) orphans(ctx context.Context, e *env) (n int, err error) {
 	err = e.bed.Postgres.Superuser.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity
 		WHERE datname = current_database() AND NOT EXISTS (SELECT FROM pg_roles WHERE oid = usesysid)`).Scan(&n)
 	return n, err
-}
-
-func (postgres) recipes() []contender {
-	return []contender{
-		{"BeforeConnect + Reset()", openReset},
-		{"the same, revoked at once", openResetRevoke},
-		{"new pool swapped under a mutex", openSwap},
-		{"paced, callers pay", openPaced},
-		{"MaxConnLifetime tuned", openLifetime},
-	}
-}
-
-// openPgxRecipe opens a pool whose BeforeConnect sets whatever login is current.
-func openPgxRecipe(ctx context.Context, e *env, l *logins, change func(*recipe, *pgxPool, *pgxpool.Config)) (subject, error) {
-	r, err := newRecipe(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	r.pool, err = openPgx(ctx, e, l, e.form(), r.current.Load, func(p *pgxPool, c *pgxpool.Config) { change(r, p, c) })
-	return r, err
-}
-
-// openReset is what most people write.
-func openReset(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openPgxRecipe(ctx, e, l, func(r *recipe, p *pgxPool, _ *pgxpool.Config) {
-		r.replace = func(context.Context) error { p.Reset(); return nil }
-	})
-}
-
-// openResetRevoke does not wait until the old login is out of use.
-func openResetRevoke(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openPgxRecipe(ctx, e, l, func(r *recipe, p *pgxPool, _ *pgxpool.Config) {
-		r.replace = func(ctx context.Context) error { p.Reset(); return r.revokeOld(ctx) }
-	})
-}
-
-// openLifetime lets no connection live so long that a transaction which it gets at its end outlives an old login, and
-// has pgxpool look for those that are too old often enough to replace most of them while they are idle.
-func openLifetime(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openPgxRecipe(ctx, e, l, func(_ *recipe, _ *pgxPool, c *pgxpool.Config) {
-		c.MaxConnLifetime = e.lifetime()
-		c.HealthCheckPeriod = e.interval / 10
-	})
-}
-
-// openPaced rejects old connections in PrepareConn, one now and then, at the rate at which pgvault replaces them.
-func openPaced(ctx context.Context, e *env, l *logins) (subject, error) {
-	return openPgxRecipe(ctx, e, l, func(r *recipe, _ *pgxPool, c *pgxpool.Config) {
-		every := e.drainTimeout() / 2 / time.Duration(e.conns)
-		var previous atomic.Pointer[testbed.Credential]
-		var next atomic.Int64 // when the next one may be rejected
-		const user = "user"
-		c.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
-			conn.PgConn().CustomData()[user] = conn.Config().User
-			return nil
-		}
-		c.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
-			switch name := conn.PgConn().CustomData()[user]; {
-			case name == r.current.Load().User:
-				return true, nil
-			case name != previous.Load().User:
-				return false, nil // its login is revoked
-			}
-			now, due := time.Now(), next.Load()
-			return now.UnixNano() < due || !next.CompareAndSwap(due, now.Add(every).UnixNano()), nil
-		}
-		r.replace = func(context.Context) error { previous.Store(r.old); return nil }
-		previous.Store(r.current.Load())
-	})
-}
-
-// setups are what is measured while nothing happens: calls of pools that have all their connections, and Acquire of one
-// that has nothing idle.
-func (postgres) setups(e *env) []setup {
-	return []setup{
-		{form: form{conns: e.conns, maxConns: e.conns}, rotates: true, operations: []operation{
-			{"Acquire and Release", 1, acquireRelease},
-			{"Acquire and Release", 8, acquireRelease},
-			{"QueryRow", 1, pgxQueryRow},
-			{"QueryRow", 8, pgxQueryRow},
-		}},
-		{form: form{maxConns: 1}, operations: []operation{{"Acquire that logs in", 1, acquireHijack}}},
-	}
-}
-
-func acquireRelease(p pool) func(context.Context) error {
-	calls := p.(*pgxPool).pgxCalls //nolint:forcetypeassert // our own pools
-	return func(ctx context.Context) error {
-		c, err := calls.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		c.Release()
-		return nil
-	}
-}
-
-func pgxQueryRow(p pool) func(context.Context) error {
-	calls := p.(*pgxPool).pgxCalls //nolint:forcetypeassert // our own pools
-	return func(ctx context.Context) error {
-		var one int
-		return calls.QueryRow(ctx, "select 1").Scan(&one)
-	}
-}
-
-// acquireHijack takes the connection away from the pool, so that the next one has to be built as well.
-func acquireHijack(p pool) func(context.Context) error {
-	calls := p.(*pgxPool).pgxCalls //nolint:forcetypeassert // our own pools
-	return func(ctx context.Context) error {
-		c, err := calls.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		return c.Hijack().Close(ctx)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vaultpool/vaultpool/integration/testbed"
 )
@@ -51,6 +52,34 @@ func (r *recipe) revokeOld(ctx context.Context) error {
 
 func (r *recipe) close(ctx context.Context) error {
 	return errors.Join(r.shut(), r.revokeOld(ctx), r.e.revoke(ctx, r.current.Load()))
+}
+
+// pacer has the callers of a recipe replace its connections, one now and then, at the rate at which ours does it.
+type pacer struct {
+	r        *recipe
+	every    time.Duration
+	previous atomic.Pointer[testbed.Credential]
+	next     atomic.Int64 // when the next one may be rejected
+}
+
+func newPacer(r *recipe) *pacer {
+	p := &pacer{r: r, every: r.e.drainTimeout() / 2 / time.Duration(r.e.conns)}
+	p.previous.Store(r.current.Load())
+	r.replace = func(context.Context) error { p.previous.Store(r.old); return nil }
+	return p
+}
+
+// keeps reports whether a caller may have a connection of that user.
+func (p *pacer) keeps(user string) bool {
+	switch user {
+	case p.r.current.Load().User:
+		return true
+	case p.previous.Load().User:
+		now, due := time.Now(), p.next.Load()
+		return now.UnixNano() < due || !p.next.CompareAndSwap(due, now.Add(p.every).UnixNano())
+	default:
+		return false // its login is revoked
+	}
 }
 
 // swap opens a new pool for every login, and closes the old one when its callers are done, or as its pool does that.

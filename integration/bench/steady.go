@@ -131,8 +131,8 @@ func rotateOnce(ctx context.Context, ours *vaultPool) error {
 
 func (e *env) printSteady(rows []*steadyResult, before, after string) {
 	e.printf("\n## While nothing happens\n")
-	e.printf("%d connections; ratios to %s (ours: to the mean of the two) are medians, with quartiles, of %d alternating slices of %v each, on pools opened %d times; load average before %s, after %s.\n",
-		e.conns, e.db.raw(), len(rows[0].rounds), e.slice, e.blocks, before, after)
+	e.printf("%d connections%s; ratios to %s (ours: to the mean of the two) are medians, with quartiles, of %d alternating slices of %v each, on pools opened %d times; load average before %s, after %s.\n",
+		e.conns, e.over(), e.db.raw(), len(rows[0].rounds), e.slice, e.blocks, before, after)
 	e.printf("| | goroutines | raw ns/op | raw again / raw | %[1]s / raw | allocs/op raw | allocs/op %[1]s |", e.db.ours())
 	e.printf("| --- | --- | --- | --- | --- | --- | --- |")
 	for _, r := range rows {
