@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the database servers that the tests, benchmarks and the demo start for themselves, and the C
-# compiler that the race detector needs.
+# Installs the database servers that the tests, benchmarks and the demo start for themselves, the C
+# compiler that the race detector needs, and the browser that looks at the status page.
 #
-#   integration/setup.sh postgres mariadb gcc
+#   integration/setup.sh postgres mariadb gcc chromium
 #
 # What is there already is left alone, without looking at the network. On Debian and its relatives,
 # what is missing is installed with apt-get, by root or with a sudo that asks for no password.
@@ -41,6 +41,9 @@ have_mariadb() {
 
 have_gcc() { command -v gcc >/dev/null || command -v clang >/dev/null; }
 
+# The names are those that the tests look for (integration/rotationhttp/browser_test.go).
+have_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+
 # as_root runs a command as root, and fails at once when that is not allowed.
 as_root() {
 	if [ "$(id -u)" -eq 0 ]; then
@@ -62,6 +65,7 @@ packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
 	gcc) echo gcc libc6-dev ;;
+	chromium) echo chromium fonts-dejavu-core ;; # without a font a page is blank
 	mariadb) if known_package mariadb-server-core; then echo mariadb-server-core mariadb-client-core; else echo mariadb-server; fi ;;
 	esac
 }
@@ -106,18 +110,18 @@ install_missing() {
 	allow_services
 }
 
-[ $# -gt 0 ] || die "say what is needed: setup.sh postgres|mariadb|gcc …"
+[ $# -gt 0 ] || die "say what is needed: setup.sh postgres|mariadb|gcc|chromium …"
 missing=
 for server in "$@"; do
 	case $server in
-	postgres | mariadb | gcc) have_"$server" || missing="${missing:+$missing }$server" ;;
-	*) die "cannot install '$server': postgres, mariadb and gcc are known" ;;
+	postgres | mariadb | gcc | chromium) have_"$server" || missing="${missing:+$missing }$server" ;;
+	*) die "cannot install '$server': postgres, mariadb, gcc and chromium are known" ;;
 	esac
 done
 [ -n "$missing" ] || exit 0
 
 say "not installed: $missing"
-can_install || die "install these, or allow sudo without a password: $missing (on Debian: apt-get install postgresql mariadb-server gcc libc6-dev)"
+can_install || die "install these, or allow sudo without a password: $missing (on Debian: apt-get install postgresql mariadb-server gcc libc6-dev chromium)"
 install_missing "$missing"
 for server in $missing; do
 	have_"$server" || die "installed, but the programs of $server are not where they should be"

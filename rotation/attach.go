@@ -112,10 +112,7 @@ func (a *Attachment) BindCurrent(c *Conn) (*Generation, error) {
 }
 
 // Connections returns how many connections of g this attachment has open.
-func (a *Attachment) Connections(g *Generation) int {
-	_, by := g.count()
-	return by[a]
-}
+func (a *Attachment) Connections(g *Generation) int { return g.countOf(a) }
 
 // Settled reports that no connection is of a generation that is being replaced: all
 // that are open may serve. It costs one atomic load. While it is false,

@@ -28,7 +28,7 @@ type Generation struct {
 	mu     sync.Mutex
 	open   bool // takes logins
 	ending int  // enders at work: they may still log in, by BindToEnd
-	conns  map[*Conn]struct{}
+	conns  map[*Attachment]map[*Conn]struct{} // no set is empty
 
 	owned // belongs to the Rotator's goroutine
 }
@@ -48,7 +48,7 @@ func (g *Generation) Serving() bool { return g.phase.Load() == phaseServing }
 func (g *Generation) Dead() bool { return g.phase.Load() == phaseDead }
 
 func newGeneration(id uint64, cred Credential, live func()) *Generation {
-	return &Generation{id: id, cred: cred, live: live, open: true, conns: make(map[*Conn]struct{})}
+	return &Generation{id: id, cred: cred, live: live, open: true, conns: make(map[*Attachment]map[*Conn]struct{})}
 }
 
 // shut takes no more logins. What was bound before is counted, so that a count
@@ -70,11 +70,26 @@ func (g *Generation) empty() bool {
 func (g *Generation) count() (int, map[*Attachment]int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	by := make(map[*Attachment]int)
-	for c := range g.conns {
-		by[c.att]++
+	by, total := make(map[*Attachment]int), 0
+	for a, conns := range g.conns {
+		by[a] = len(conns)
+		total += len(conns)
 	}
-	return len(g.conns), by
+	return total, by
+}
+
+// countOf returns how many connections a has.
+func (g *Generation) countOf(a *Attachment) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.conns[a])
+}
+
+// uncount takes c out; g.mu is held.
+func (g *Generation) uncount(c *Conn) {
+	if delete(g.conns[c.att], c); len(g.conns[c.att]) == 0 {
+		delete(g.conns, c.att)
+	}
 }
 
 // beginEnding takes out the connections of att, of all attachments if nil, that
@@ -84,10 +99,15 @@ func (g *Generation) beginEnding(att *Attachment) []*Conn {
 	defer g.mu.Unlock()
 	g.ending++
 	var conns []*Conn
-	for c := range g.conns {
-		if (att == nil || c.att == att) && !c.ending {
-			c.ending = true
-			conns = append(conns, c)
+	for a, all := range g.conns {
+		if att != nil && a != att {
+			continue
+		}
+		for c := range all {
+			if !c.ending {
+				c.ending = true
+				conns = append(conns, c)
+			}
 		}
 	}
 	return conns
@@ -109,7 +129,7 @@ func (g *Generation) endEnding(conns []*Conn) {
 	g.mu.Lock()
 	g.ending--
 	for _, c := range conns {
-		delete(g.conns, c)
+		g.uncount(c)
 	}
 	g.mu.Unlock()
 	g.signalIfEmpty()
@@ -182,7 +202,10 @@ func (c *Conn) bind(g *Generation) error {
 	if c.closed.Load() { // nobody would close it again and uncount it
 		return net.ErrClosed
 	}
-	g.conns[c] = struct{}{}
+	if g.conns[c.att] == nil {
+		g.conns[c.att] = make(map[*Conn]struct{})
+	}
+	g.conns[c.att][c] = struct{}{}
 	return nil
 }
 
@@ -247,7 +270,7 @@ func (c *Conn) Close() error {
 	}
 	g.mu.Lock()
 	if !c.ending {
-		delete(g.conns, c)
+		g.uncount(c)
 	}
 	g.mu.Unlock()
 	g.signalIfEmpty()
