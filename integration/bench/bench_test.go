@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -59,8 +60,8 @@ func TestMost(t *testing.T) {
 func TestSummary_TotalsWhatMustNotHappen(t *testing.T) {
 	e := &env{options: options{run: 2 * time.Second}}
 	s := e.summarise([]result{
-		{failed: 1, orphans: 2, p99: 30, logins: loginCount{total: 10, paid: 5}},
-		{p99: 10, logins: loginCount{total: 20, paid: 1, whileIdle: 1}},
+		{failed: 1, orphans: 2, p99: 30, logins: loginCount{total: 10, paid: 5, second: 7}},
+		{p99: 10, logins: loginCount{total: 20, paid: 1, whileIdle: 1, second: 30}},
 		{failed: 2, p99: 20, logins: loginCount{total: 90, paid: 3}},
 	})
 	if s.failed != 3 || s.whileIdle != 1 || s.orphans != 2 {
@@ -69,6 +70,9 @@ func TestSummary_TotalsWhatMustNotHappen(t *testing.T) {
 	if s.p99 != 20 || s.logins.paid != 3 || s.rate != 10 {
 		t.Errorf("medians are p99 %v, %d paid, %v logins a second, not 20ns, 3 and 10", s.p99, s.logins.paid, s.rate)
 	}
+	if s.logins.second != 30 { // what must never happen is no matter of medians
+		t.Errorf("%d logins are the most in any second of any run, not 30", s.logins.second)
+	}
 }
 
 func TestOptions(t *testing.T) {
@@ -76,7 +80,12 @@ func TestOptions(t *testing.T) {
 		{"-db=oracle"},
 		{"-part=x"},
 		{"-conns=0"},
+		{"-conns=x"},
+		{"-conns=5,"},
+		{"-conns=5,6,5"},
 		{"-conns=5", "-max=4"},
+		{"-conns=3,5", "-max=4"},
+		{"-max=-1"},
 		{"-rounds=0"},
 		{"-blocks=0"},
 		{"-run=1s"},
@@ -89,11 +98,61 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%v is accepted", args)
 		}
 	}
-	o, err := parseOptions([]string{"-quick"})
-	if err != nil || o.db != (postgres{}) || o.maxConns != o.conns || o.rounds != 1 {
-		t.Errorf("-quick means %+v, error %v", o, err)
+	parse := func(args ...string) options {
+		t.Helper()
+		o, err := parseOptions(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
 	}
-	if o, err = parseOptions([]string{"-db=mysql"}); err != nil || o.db != (mariadb{}) {
-		t.Errorf("-db=mysql means %+v, error %v", o, err)
+	if o := parse("-quick"); o.db != (postgres{}) || o.maxConns != o.conns || o.rounds != 1 || o.tls {
+		t.Errorf("-quick means %+v", o)
+	}
+	if o := parse("-db=mysql", "-tls"); o.db != (mariadb{}) || !o.tls || o.over() == "" {
+		t.Errorf("-db=mysql -tls means %+v", o)
+	}
+	if o := parse(); !slices.Equal(o.sizes, []int{50}) || o.rounds != 5 || o.part != "all" || o.docs != "" {
+		t.Errorf("no flags mean %+v", o)
+	}
+	for _, part := range parts {
+		if o := parse("-part=" + part); o.part != part {
+			t.Errorf("-part=%s means %+v", part, o)
+		}
+	}
+}
+
+func TestOptions_Sizes(t *testing.T) {
+	for _, c := range []struct {
+		args   []string
+		sizes  []int
+		steady int
+	}{
+		{[]string{"-conns=10,50,200"}, []int{10, 50, 200}, 50},
+		{[]string{"-conns=10, 200"}, []int{10, 200}, 10},
+		{[]string{"-conns=7"}, []int{7}, 7},
+	} {
+		o, err := parseOptions(c.args)
+		if err != nil || !slices.Equal(o.sizes, c.sizes) || o.conns != c.steady || o.maxConns != c.steady {
+			t.Errorf("%v: %v connections, %d of at most %d in the steady state, error %v", c.args, o.sizes, o.conns, o.maxConns, err)
+		}
+	}
+	o, err := parseOptions([]string{"-conns=10,50,200", "-max=300"})
+	if err != nil || o.at(200).conns != 200 || o.at(10).maxConns != 300 {
+		t.Errorf("-max=300: %+v, error %v", o, err)
+	}
+	// As many queries for the server, whatever the number of workers.
+	if small, large := o.at(10).pause(), o.at(200).pause(); small != 2*time.Millisecond || large != 40*time.Millisecond {
+		t.Errorf("workers pause for %v at 10 connections and for %v at 200", small, large)
+	}
+	if servers := (postgres{}).servers(o); servers.PostgresMaxConns < 3*300 {
+		t.Errorf("PostgreSQL allows %d connections, where three pools of 300 may be open", servers.PostgresMaxConns)
+	}
+}
+
+func TestPacedRate(t *testing.T) {
+	e := &env{options: options{conns: 50, interval: 3 * time.Second}} // drains for 2.5 s
+	if rate := e.pacedRate(); rate != 41 {
+		t.Errorf("50 connections in 1.25 s and one proof are %v logins a second, not 41", rate)
 	}
 }

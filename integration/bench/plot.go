@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"image"
 	"image/color"
+	"image/png"
 	"math"
 	"slices"
 	"strconv"
@@ -31,19 +33,26 @@ type trace struct {
 	rotations []time.Duration // when each began
 }
 
+// title names the run and its slowest queries.
+func (t *trace) title() string {
+	var r result
+	r.measure(t.samples, &load{})
+	return fmt.Sprintf("%s: p99.9 %s ms, max %s ms", t.name, ms(r.p999), ms(r.max))
+}
+
 const (
 	plotDPI    = 96
 	plotWidth  = 1000 // pixels
 	panelPixel = 190
-	headPixel  = 50
+	headPixel  = 58
 	plotBin    = 20 * time.Millisecond
 )
 
 var (
 	queryColour    = color.NRGBA{R: 0x1f, G: 0x5f, B: 0xa8, A: 0xff}
 	rotationColour = color.NRGBA{R: 0xd0, G: 0x40, B: 0x20, A: 0xff}
-	gridColour     = color.Gray{Y: 0xe4}
-	inkColour      = color.Gray{Y: 0x30}
+	gridColour     = color.NRGBA{R: 0xdd, G: 0xdd, B: 0xdd, A: 0xff}
+	inkColour      = color.NRGBA{R: 0x30, G: 0x30, B: 0x30, A: 0xff}
 )
 
 // drawLatency returns a PNG: for each run a panel with the slowest query of each bin, over time, all with the same axes,
@@ -58,21 +67,49 @@ func drawLatency(title string, run time.Duration, traces []*trace) ([]byte, erro
 		}
 		if i == len(traces)-1 {
 			p.X.Label.Text = "time (s)"
+		} else {
+			p.X.Tick.Label.Color = color.Transparent // the same as below
 		}
 		panels[i] = []*plot.Plot{p}
 	}
 	canvas := vgimg.NewWith(vgimg.UseDPI(plotDPI), vgimg.UseWH(pixels(plotWidth), pixels(headPixel+panelPixel*len(traces))))
 	c := draw.New(canvas)
 	c.FillText(heading(14, draw.XLeft), vg.Point{X: c.Min.X + pixels(12), Y: c.Max.Y - pixels(8)}, title)
-	c.FillText(note(), vg.Point{X: c.Min.X + pixels(12), Y: c.Max.Y - pixels(30)},
+	c.FillText(note(), vg.Point{X: c.Min.X + pixels(12), Y: c.Max.Y - pixels(34)},
 		fmt.Sprintf("Each point is the slowest query of %v; a line marks the beginning of a rotation.", plotBin))
-	tiles := draw.Tiles{Rows: len(traces), Cols: 1, PadTop: pixels(headPixel), PadY: pixels(8), PadLeft: pixels(8), PadRight: pixels(14), PadBottom: pixels(6)}
+	tiles := draw.Tiles{Rows: len(traces), Cols: 1, PadTop: pixels(headPixel), PadY: pixels(2), PadLeft: pixels(8), PadRight: pixels(14), PadBottom: pixels(6)}
 	for i, tile := range plot.Align(panels, tiles, c) {
 		panels[i][0].Draw(tile[0])
 	}
-	var image bytes.Buffer
-	_, err := vgimg.PngCanvas{Canvas: canvas}.WriteTo(&image)
-	return image.Bytes(), err
+	return encode(canvas.Image())
+}
+
+// encode writes a PNG of 256 colours, the blends with white of those that are drawn with, which takes a quarter of the
+// space.
+func encode(full image.Image) ([]byte, error) {
+	palette := color.Palette{color.White, gridColour}
+	for _, c := range []color.NRGBA{queryColour, rotationColour, inkColour} {
+		for level := 1; level <= 84; level++ {
+			blend := func(v uint8) uint8 { return uint8(255 - (255-int(v))*level/84) } //nolint:gosec // from v to 255
+			palette = append(palette, color.NRGBA{R: blend(c.R), G: blend(c.G), B: blend(c.B), A: 0xff})
+		}
+	}
+	nearest := make(map[color.Color]uint8)
+	small := image.NewPaletted(full.Bounds(), palette)
+	for y := full.Bounds().Min.Y; y < full.Bounds().Max.Y; y++ {
+		for x := full.Bounds().Min.X; x < full.Bounds().Max.X; x++ {
+			c := full.At(x, y)
+			i, known := nearest[c]
+			if !known {
+				i = uint8(palette.Index(c)) //nolint:gosec // 254 colours
+				nearest[c] = i
+			}
+			small.SetColorIndex(x, y, i)
+		}
+	}
+	var text bytes.Buffer
+	err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&text, small)
+	return text.Bytes(), err
 }
 
 func pixels(n int) vg.Length { return vg.Length(n) * vg.Inch / plotDPI }
@@ -83,7 +120,7 @@ func sans(size vg.Length) font.Font {
 
 func heading(size vg.Length, align text.XAlignment) text.Style {
 	f := sans(size)
-	f.Weight = 2 // bold
+	f.Weight = 3 // bold
 	return text.Style{Color: inkColour, Font: f, XAlign: align, YAlign: draw.YTop, Handler: plot.DefaultTextHandler}
 }
 
@@ -94,7 +131,7 @@ func note() text.Style {
 // panel plots one run.
 func panel(t *trace, run time.Duration, bottom, top float64) (*plot.Plot, error) {
 	p := plot.New()
-	p.Title.Text, p.Title.TextStyle, p.Title.Padding = t.name, heading(10, draw.XCenter), pixels(3)
+	p.Title.Text, p.Title.TextStyle, p.Title.Padding = t.title(), heading(10, draw.XCenter), pixels(4)
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
 		axis.Label.TextStyle.Font, axis.Tick.Label.Font = sans(9), sans(8)
 		axis.Label.TextStyle.Color, axis.Tick.Label.Color = inkColour, inkColour
@@ -160,7 +197,7 @@ func latencyRange(traces []*trace) (top, bottom float64) {
 func decades(bottom, top float64) plot.ConstantTicks {
 	var ticks plot.ConstantTicks
 	for v := bottom; v <= top*1.001; v *= 10 {
-		ticks = append(ticks, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'g', 3, 64)})
+		ticks = append(ticks, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'f', -1, 64)})
 	}
 	return ticks
 }

@@ -95,16 +95,17 @@ func (e *env) printComparison(c *comparison) {
 	e.printLogins(c.chosen, summaries)
 }
 
-// printLogins compares the most logins in a second to what an even pace comes to.
+// printLogins compares the most logins in a short time to what an even pace comes to.
 func (e *env) printLogins(chosen []contender, summaries map[string]summary) {
 	e.printf("\nLogins at the database. The paced rate is %.1f a second: %d connections in half of the drain window of %v, and one proof. "+
 		"Logins a second and the most in %v are medians of the runs, the most in 1 s is that of any second of any run.\n",
 		e.pacedRate(), e.conns, e.drainTimeout(), peakWindow)
-	e.printf("| | logins/s | most in %v | most in 1 s | / paced rate |", peakWindow)
-	e.printf("| --- | --- | --- | --- | --- |")
+	e.printf("| | logins/s | most in 1 s | / paced rate | most in %v | / paced rate |", peakWindow)
+	e.printf("| --- | --- | --- | --- | --- | --- |")
 	for _, c := range chosen {
 		s := summaries[c.name]
-		e.printf("| %s | %.1f | %d | %d | %.2f |", c.name, s.rate, s.logins.peak, s.logins.second, float64(s.logins.second)/e.pacedRate())
+		e.printf("| %s | %.1f | %d | %.2f | %d | %.2f |", c.name, s.rate, s.logins.second, float64(s.logins.second)/e.pacedRate(),
+			s.logins.peak, float64(s.logins.peak)/(e.pacedRate()*peakWindow.Seconds()))
 	}
 }
 
