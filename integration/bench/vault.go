@@ -124,7 +124,7 @@ func (e *env) printVaultCost(conns int, terms leases, requests []vaultRequest, t
 	for i, l := range lifetimesOf(requests) {
 		e.printf("| %d | %.1f | %d | %d | %d | %d | %d |", i+1, l.took.Seconds(), l.issues, l.renewals, l.revokes, l.requests(), least)
 	}
-	e.printf("\nBeside these, in all %.0f s: %s. Requests that failed: %d.", took.Seconds(), others(requests), failures(requests))
+	e.printf("\nBeside these, in all %.0f s: %s. Requests that failed: %s.", took.Seconds(), others(requests), failures(requests))
 	usual := leases{ttl: time.Hour, ceiling: 24 * time.Hour}
 	e.printf("\nBy the same rule a lease of %v that can be renewed up to %v costs %d requests.", usual.ttl, usual.ceiling, 2+usual.renewals(renewAt))
 }
@@ -137,18 +137,27 @@ func others(requests []vaultRequest) string {
 			counts[r.kind]++
 		}
 	}
+	return listed(counts)
+}
+
+// failures are requests that were not answered by 2xx, by kind.
+func failures(requests []vaultRequest) string {
+	counts := make(map[string]int)
+	for _, r := range requests {
+		if !r.ok {
+			counts[r.kind]++
+		}
+	}
+	if len(counts) == 0 {
+		return "none"
+	}
+	return listed(counts)
+}
+
+func listed(counts map[string]int) string {
 	var text []string
 	for _, kind := range slices.Sorted(maps.Keys(counts)) {
 		text = append(text, fmt.Sprintf("%d of `%s`", counts[kind], kind))
 	}
 	return strings.Join(text, ", ")
-}
-
-func failures(requests []vaultRequest) (n int) {
-	for _, r := range requests {
-		if !r.ok {
-			n++
-		}
-	}
-	return n
 }

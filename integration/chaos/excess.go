@@ -131,20 +131,20 @@ func wasRevoked(w window, f *failure) bool {
 		}
 		// There is no other credential: until the new token is there, or Vault is. Nothing then takes the place of
 		// connections that were draining already, until their deadline.
-		if (f.Class.isRefusal() || f.Class == ended && f.Long) && cannotIssue(w, f.Began, f.Lane) {
+		if (f.Class.isRefusal() || f.Class == ended && f.Long) && cannotIssue(w, f) {
 			return true
 		}
 	}
 	return false
 }
 
-// cannotIssue reports whether something keeps Vault from giving a lane a credential at a time, or did so shortly before:
+// cannotIssue reports whether something kept Vault from giving the lane a credential while f's operation waited, or shortly before:
 // a pool without one asks again after pauses that double, so once more before it has been without twice as long.
-func cannotIssue(w window, at time.Time, l lane) bool {
+func cannotIssue(w window, f *failure) bool {
 	return slices.ContainsFunc(w.faults, func(p *planned) bool {
-		lasts := p.fault.lift != nil && (p.fault.blocks(l.database()) || p.fault.revokes(l))
+		lasts := p.fault.lift != nil && (p.fault.blocks(f.Lane.database()) || p.fault.revokes(f.Lane))
 		asksAgain := max(reaction, p.lifted.Sub(w.began))
-		return lasts && !at.Before(p.injected) && (at.Before(p.lifted.Add(asksAgain)) || !w.healed)
+		return lasts && !f.Ended.Before(p.injected) && (f.Began.Before(p.lifted.Add(asksAgain)) || !w.healed)
 	})
 }
 
