@@ -67,6 +67,7 @@ type subject interface {
 // contender opens subjects.
 type contender struct {
 	name string
+	how  string
 	open func(ctx context.Context, e *env, l *logins) (subject, error)
 }
 
@@ -76,11 +77,11 @@ const floor = "floor: raw, as many logins beside it"
 // contenders are the raw pool, ours, and how others do it.
 func contenders(db database) []contender {
 	return append([]contender{
-		{baseline(db), openRaw},
-		{"raw again", openRaw},
-		{floor, openFloor},
-		{"floor, and Vault's work as well", openFloorVault},
-		{db.ours(), openOurs},
+		{baseline(db), "a pool whose login never changes", openRaw},
+		{"raw again", "the same once more: what differs is noise", openRaw},
+		{floor, "the raw pool, and as many logins outside of it as replacing its connections takes, as far apart: whoever rotates cannot cost less", openFloor},
+		{"floor, and Vault's work as well", "the same, and Vault makes and removes a login each time", openFloorVault},
+		{db.ours(), "this library", openOurs},
 	}, db.recipes()...)
 }
 
@@ -88,6 +89,14 @@ func contenders(db database) []contender {
 func plotted(db database) []string {
 	return []string{baseline(db), floor, db.ours(), db.recipes()[0].name}
 }
+
+// What databases' recipes have in common.
+const (
+	howRevoked = "the same, but the old login is revoked right away"
+	howSwapped = "each login gets a pool of its own, which callers take from under a mutex; the old one is closed when its callers are done, and its login revoked"
+	howPaced   = "callers who get an old connection have it rejected, one at a time, as far apart as this library replaces them, and log in anew"
+	howAged    = "connections live so short that none outlives its login"
+)
 
 func baseline(db database) string { return db.raw() + ", no rotation" }
 

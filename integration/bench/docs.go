@@ -60,7 +60,7 @@ func (d *document) write() error {
 	if !d.wanted() || d.text.Len() == 0 {
 		return nil
 	}
-	if err := os.MkdirAll(d.docs, 0o755); err != nil { //nolint:gosec // for everybody to read
+	if err := os.MkdirAll(d.docs, 0o755); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	_, name := d.title()
@@ -70,7 +70,7 @@ func (d *document) write() error {
 	}
 	var errs []error
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(d.docs, name), content, 0o644); err != nil { //nolint:gosec // for everybody to read
+		if err := os.WriteFile(filepath.Join(d.docs, name), content, 0o644); err != nil {
 			errs = append(errs, fmt.Errorf("write the report: %w", err))
 		}
 	}
@@ -84,6 +84,14 @@ func (d *document) head() string {
 	fmt.Fprintf(&s, "Measured on %s by\n\n    %s\n\n", time.Now().UTC().Format("2 January 2006"), commandLine(d.args))
 	for _, line := range append(machine(), d.servers...) {
 		fmt.Fprintf(&s, "- %s\n", line)
+	}
+	if d.part == "rotation" || d.part == "all" {
+		fmt.Fprint(&s, "\nCompared are:\n\n")
+		for _, c := range contenders(d.db) {
+			if d.only.MatchString(c.name) {
+				fmt.Fprintf(&s, "- *%s*: %s\n", c.name, c.how)
+			}
+		}
 	}
 	return s.String()
 }

@@ -75,7 +75,7 @@ func TestDocument_Write(t *testing.T) {
 	if err := d.write(); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "growth.md")) //nolint:gosec // ours
+	text, err := os.ReadFile(filepath.Join(dir, "growth.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestDocument_Write(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if image, err := os.ReadFile(filepath.Join(dir, "growth-50.png")); err != nil || string(image) != "image" { //nolint:gosec // ours
+	if image, err := os.ReadFile(filepath.Join(dir, "growth-50.png")); err != nil || string(image) != "image" {
 		t.Errorf("the image is %q, error %v", image, err)
 	}
 	d.docs = ""

@@ -9,20 +9,22 @@ import (
 
 func (mariadb) recipes() []contender {
 	return []contender{
-		{"BeforeConnect + closing the idle", openCloseIdle},
-		{"the same, revoked at once", openCloseIdleRevoke},
-		{"new DB swapped under a mutex", openSwap},
-		{"paced, callers pay", openPacedSQL},
-		{"SetConnMaxLifetime tuned", openConnMaxLifetime},
+		{"BeforeConnect + closing the idle", "BeforeConnect sets the login, and a rotation has the DB close what is idle, as sql.DB has no Reset; the old login is revoked one rotation later", openCloseIdle},
+		{"the same, revoked at once", howRevoked, openCloseIdleRevoke},
+		{"new DB swapped under a mutex", howSwapped, openSwap},
+		{"paced, callers pay", howPaced, openPacedSQL},
+		{"SetConnMaxLifetime tuned", howAged, openConnMaxLifetime},
 	}
 }
+
+// wrapper is what a recipe makes of the driver's connector.
+type wrapper func(*recipe, driver.Connector) driver.Connector
 
 // asItIs wraps nothing.
 func asItIs(_ *recipe, c driver.Connector) driver.Connector { return c }
 
 // openSQLRecipe opens a pool whose BeforeConnect sets whatever login is current.
-func openSQLRecipe(ctx context.Context, e *env, l *logins, wrap func(*recipe, driver.Connector) driver.Connector,
-	change func(*recipe, *sqlPool)) (subject, error) {
+func openSQLRecipe(ctx context.Context, e *env, l *logins, wrap wrapper, change func(*recipe, *sqlPool)) (subject, error) {
 	r, err := newRecipe(ctx, e)
 	if err != nil {
 		return nil, err

@@ -90,7 +90,7 @@ func encode(full image.Image) ([]byte, error) {
 	palette := color.Palette{color.White, gridColour}
 	for _, c := range []color.NRGBA{queryColour, rotationColour, inkColour} {
 		for level := 1; level <= 84; level++ {
-			blend := func(v uint8) uint8 { return uint8(255 - (255-int(v))*level/84) } //nolint:gosec // from v to 255
+			blend := func(v uint8) uint8 { return uint8(255 - (255-int(v))*level/84) }
 			palette = append(palette, color.NRGBA{R: blend(c.R), G: blend(c.G), B: blend(c.B), A: 0xff})
 		}
 	}
@@ -101,7 +101,7 @@ func encode(full image.Image) ([]byte, error) {
 			c := full.At(x, y)
 			i, known := nearest[c]
 			if !known {
-				i = uint8(palette.Index(c)) //nolint:gosec // 254 colours
+				i = uint8(palette.Index(c))
 				nearest[c] = i
 			}
 			small.SetColorIndex(x, y, i)
@@ -166,12 +166,13 @@ func panel(t *trace, run time.Duration, bottom, top float64) (*plot.Plot, error)
 
 // slowest is the slowest query of each bin, in seconds and milliseconds.
 func slowest(samples []sample) (points plotter.XYs) {
-	most := make(map[time.Duration]time.Duration)
+	most := make(map[time.Duration]time.Duration) // by the middle of the bin
 	for _, s := range samples {
-		most[s.at/plotBin] = max(most[s.at/plotBin], s.took)
+		bin := s.at.Truncate(plotBin) + plotBin/2
+		most[bin] = max(most[bin], s.took)
 	}
 	for bin, took := range most {
-		points = append(points, plotter.XY{X: (bin*plotBin + plotBin/2).Seconds(), Y: milliseconds(took)})
+		points = append(points, plotter.XY{X: bin.Seconds(), Y: milliseconds(took)})
 	}
 	slices.SortFunc(points, func(a, b plotter.XY) int { return int(math.Copysign(1, a.X-b.X)) })
 	return points

@@ -9,11 +9,11 @@ import (
 
 func (postgres) recipes() []contender {
 	return []contender{
-		{"BeforeConnect + Reset()", openReset},
-		{"the same, revoked at once", openResetRevoke},
-		{"new pool swapped under a mutex", openSwap},
-		{"paced, callers pay", openPaced},
-		{"MaxConnLifetime tuned", openLifetime},
+		{"BeforeConnect + Reset()", "BeforeConnect sets the login, and a rotation calls Reset; the old login is revoked one rotation later", openReset},
+		{"the same, revoked at once", howRevoked, openResetRevoke},
+		{"new pool swapped under a mutex", howSwapped, openSwap},
+		{"paced, callers pay", howPaced, openPaced},
+		{"MaxConnLifetime tuned", howAged, openLifetime},
 	}
 }
 

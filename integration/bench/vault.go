@@ -20,7 +20,7 @@ type leases struct {
 
 func (o options) leases() leases {
 	if o.quick {
-		return leases{ttl: 2 * time.Second, ceiling: 6 * time.Second, lifetimes: 2}
+		return leases{ttl: 3 * time.Second, ceiling: 8 * time.Second, lifetimes: 2}
 	}
 	return leases{ttl: 6 * time.Second, ceiling: 30 * time.Second, lifetimes: 4}
 }
@@ -113,20 +113,19 @@ const (
 )
 
 func (e *env) printVaultCost(conns int, terms leases, requests []vaultRequest, took time.Duration) {
-	least := 2 + terms.renewals(renewAt)
+	least, usual, most := 2+terms.renewals(renewAt+renewSpread), 2+terms.renewals(renewAt), 2+terms.renewals(renewAt-renewSpread)
 	e.printf("\n## Requests at Vault\n")
 	e.printf("One idle %s pool of %d connections%s, leases of %v that can be renewed up to %v, every request counted by a proxy before Vault. "+
-		"The least that the schedule allows is one request for the lease, one renewal at two thirds of what was granted until one shows the ceiling, "+
-		"and one revocation: %d requests. Renewals are spread by a twentieth to either side, which allows %d to %d.\n",
-		e.db.ours(), conns, e.over(), terms.ttl, terms.ceiling, least, 2+terms.renewals(renewAt+renewSpread), 2+terms.renewals(renewAt-renewSpread))
-	e.printf("| lease | from request to revocation (s) | issue | renew | revoke | requests | the least |")
-	e.printf("| --- | --- | --- | --- | --- | --- | --- |")
+		"The schedule asks for a lease, renews it at two thirds of what was granted until a renewal shows the ceiling, and revokes it: %d requests. "+
+		"Renewals are spread by a twentieth to either side, which allows %d to %d.\n", e.db.ours(), conns, e.over(), terms.ttl, terms.ceiling, usual, least, most)
+	e.printf("| lease | from request to revocation (s) | issue | renew | revoke | requests | the least | exactly at two thirds |")
+	e.printf("| --- | --- | --- | --- | --- | --- | --- | --- |")
 	for i, l := range lifetimesOf(requests) {
-		e.printf("| %d | %.1f | %d | %d | %d | %d | %d |", i+1, l.took.Seconds(), l.issues, l.renewals, l.revokes, l.requests(), least)
+		e.printf("| %d | %.1f | %d | %d | %d | %d | %d | %d |", i+1, l.took.Seconds(), l.issues, l.renewals, l.revokes, l.requests(), least, usual)
 	}
 	e.printf("\nBeside these, in all %.0f s: %s. Requests that failed: %s.", took.Seconds(), others(requests), failures(requests))
-	usual := leases{ttl: time.Hour, ceiling: 24 * time.Hour}
-	e.printf("\nBy the same rule a lease of %v that can be renewed up to %v costs %d requests.", usual.ttl, usual.ceiling, 2+usual.renewals(renewAt))
+	day := leases{ttl: time.Hour, ceiling: 24 * time.Hour}
+	e.printf("\nBy the same rule a lease of an hour that can be renewed up to a day costs %d requests.", 2+day.renewals(renewAt))
 }
 
 // others are requests that are not about one lease, by kind.

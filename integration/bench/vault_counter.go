@@ -46,7 +46,7 @@ func newVaultCounter(vault, credsPath string) (*vaultCounter, error) {
 	c := &vaultCounter{credsPath: credsPath, proxy: &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) },
 	}}
-	if c.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil { //nolint:noctx // it does not wait
+	if c.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, fmt.Errorf("listen before Vault: %w", err)
 	}
 	c.server = &http.Server{Handler: c, ReadHeaderTimeout: time.Minute}

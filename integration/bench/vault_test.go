@@ -71,7 +71,7 @@ func TestVaultCost(t *testing.T) {
 	}
 	for _, lease := range []string{"1", "2"} {
 		cells := row(out.String(), lease)
-		if len(cells) != 9 || cells[3] != "1" || cells[4] == "0" || cells[5] != "1" {
+		if len(cells) != 10 || cells[3] != "1" || cells[4] == "0" || cells[5] != "1" {
 			t.Errorf("lease %s was not issued once, renewed, and revoked once: %q\n%s", lease, cells, out.String())
 		}
 	}
