@@ -54,6 +54,12 @@ chaos: ## both pools under load while everything between them fails, beside raw 
 soak: ## the same for hours: eight, unless DURATION says
 	@$(MAKE) --no-print-directory chaos ARGS='-duration=$(or $(DURATION),8h) $(ARGS)'
 
+.PHONY: fleet
+fleet: ## 10,000 instances on one Vault for three days, simulated in minutes; writes docs/benchmarks/fleet.md
+	@echo 'building the simulation'
+	@cd integration && go test -c -o ../bin/fleet ./fleet
+	@exec bin/fleet -test.run='^TestFleet$$' -test.timeout=2h -instances=10000 -days=3 -out=docs/benchmarks $(ARGS)
+
 .PHONY: setup
 setup: ## install what is missing of PostgreSQL, MariaDB and a C compiler (Debian, as root or with sudo)
 	@integration/setup.sh postgres mariadb gcc

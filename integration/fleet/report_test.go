@@ -13,6 +13,7 @@ import (
 const (
 	calmPlot  = "fleet.png"
 	roughPlot = "fleet-outage.png"
+	closePlot = "fleet-recovery.png" // the time round the outage
 )
 
 // writeReport writes fleet.md and its plots.
@@ -28,8 +29,12 @@ func writeReport(folder string, runs []*run) error {
 			rough = append(rough, r)
 		}
 	}
-	for name, drawn := range map[string][]*run{calmPlot: calm, roughPlot: rough} {
-		image, err := draw(drawn)
+	for name, draw := range map[string]func() ([]byte, error){
+		calmPlot:  func() ([]byte, error) { return drawRuns(calm) },
+		roughPlot: func() ([]byte, error) { return drawRuns(rough) },
+		closePlot: func() ([]byte, error) { return drawRecovery(rough[0]) },
+	} {
+		image, err := draw()
 		if err != nil {
 			return fmt.Errorf("draw %s: %w", name, err)
 		}
@@ -47,12 +52,12 @@ func report(calm, rough []*run) []byte {
 	p("# A fleet that starts together\n")
 	p("%s instances of a service start at the same moment and take their database login from one Vault: leases of %s, renewable up to a",
 		thousands(float64(s.instances)), hours(defaultTTL))
-	p("ceiling of %s. Each is a `rotation.Rotator` as it comes, in one `testing/synctest` bubble, for %s of virtual time; the Vault is simulated",
+	p("ceiling of %s. Each is a `rotation.Rotator` with the zero `Config` and no pool, for %s of virtual time (`testing/synctest`). The Vault is",
 		hours(maxTTL), hours(s.length))
-	p("and counts what it is asked by the minute. In the second run it refuses connections from hour %s to hour %s. The *naive* schedule beside",
+	p("simulated: it answers at once and counts by the minute. In the second run it refuses connections from hour %s to hour %s. The *naive* schedule",
 		hour(s.outage.from), hour(s.outage.to))
-	p("it renews after exactly two thirds of the TTL, tries again every %v, and asks for a new credential when the lease has ended", naiveRetry)
-	p("or reached its ceiling: no jitter. Written by `make fleet`.\n")
+	p("beside it renews after exactly two thirds of the TTL, tries again every %v, and takes a new credential when the lease has ended or its", naiveRetry)
+	p("ceiling is reached: no jitter. Written by `make fleet`.\n")
 
 	p("## No outage\n")
 	p("Requests per minute from hour 1 to hour %s, when every instance has renewed at least once.\n", hour(calm[0].length))
@@ -83,7 +88,9 @@ func report(calm, rough []*run) []byte {
 		p("| %s | %s | %v | %v | %s | %s | %s |", r.name, thousands(float64(in)), median.Round(100*time.Millisecond), last.Round(100*time.Millisecond),
 			thousands(float64(outside)), number(failed.mean()), number(failed.peak()))
 	}
-	p("\n![Requests per minute with an outage](%s)\n", roughPlot)
+	p("\nWho lost its lease in the outage, or within a second of its end, is counted there; failed requests are those that met no Vault.\n")
+	p("![Requests per minute with an outage](%s)\n", roughPlot)
+	p("![%s: requests by kind, round the outage](%s)\n", rough[0].name, closePlot)
 
 	p("## How it was run\n")
 	p("| | |\n| --- | --- |")
@@ -91,18 +98,19 @@ func report(calm, rough []*run) []byte {
 	p("| `default_ttl`, `max_ttl` | %s, %s |", hours(defaultTTL), hours(maxTTL))
 	p("| virtual time | %s |", hours(s.length))
 	p("| outage | hour %s to hour %s |", hour(s.outage.from), hour(s.outage.to))
-	p("| `rotation.Config` | the zero value |")
+	p("| instances in a bubble | %d |", bubble)
 	p("| requests made | %s without, %s with the outage; naive %s and %s |", requests(calm[0]), requests(rough[0]), requests(calm[1]), requests(rough[1]))
 	p("| leases left after Close | %d and %d |", calm[0].left, rough[0].left)
 	p("| Go | %s, %s/%s, %d cores |", strings.TrimPrefix(runtime.Version(), "go"), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0))
-	p("| took | %v and %v, side by side; naive %v and %v |", seconds(calm[0]), seconds(rough[0]), seconds(calm[1]), seconds(rough[1]))
+	p("| took | %v without, %v with the outage; naive %v and %v |", seconds(calm[0]), seconds(rough[0]), seconds(calm[1]), seconds(rough[1]))
 	return b.Bytes()
 }
 
-// row compares the peak of some requests with the mean of what there are usually.
+// row compares the peak of some requests with the mean of what there are usually, unless there
+// are next to none.
 func row(p func(string, ...any), what string, s series, mean float64) {
 	ratio := "–"
-	if mean > 0 {
+	if mean >= 10 {
 		ratio = fmt.Sprintf("%.2f", s.peak()/mean)
 	}
 	p("| %s | %s | %s | %s |", what, number(mean), number(s.peak()), ratio)
