@@ -168,18 +168,26 @@ func startDatabase(ctx context.Context, s *site, p *planned) error {
 	return s.bed.MariaDB.Restart(ctx)
 }
 
-// fill leaves no room for another connection: what is open stays. A connection that is closed can be opened again.
+// usual is how many connections the load of a lane needs all the time: one for each long transaction, and two.
+const usual = longWorkers + 2
+
+// fill leaves no room for another connection: what is open stays. A connection that is closed can be opened again. A
+// pool that has less than the usual just then, since connections have reached the end of their lifetime, may open that
+// many: else it would be the moment that decides who fails.
 func fill(ctx context.Context, s *site, p *planned) error {
 	if p.onPostgres() {
-		return wrap("fill PostgreSQL", s.bed.Postgres.Exec(ctx, `
+		return wrap("fill PostgreSQL", s.bed.Postgres.Exec(ctx, fmt.Sprintf(`
 			DO $$ BEGIN
-				EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT %s', current_database(),
-					(SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()));
-			END $$`))
+				EXECUTE format('ALTER DATABASE %%I CONNECTION LIMIT %%s', current_database(), (
+					SELECT count(*) + greatest(0, %[1]d - count(*) FILTER (WHERE application_name = '%[2]s'))
+						+ greatest(0, %[1]d - count(*) FILTER (WHERE application_name = '%[3]s'))
+					FROM pg_stat_activity WHERE datname = current_database()));
+			END $$`, usual, applicationName(pgOurs), applicationName(pgControl))))
 	}
-	return wrap("fill MariaDB", s.bed.MariaDB.Exec(ctx, `
-		SET @now = (SELECT count(*) FROM information_schema.processlist WHERE id > 0);
-		SET GLOBAL max_connections = greatest(@now, 10)`))
+	return wrap("fill MariaDB", s.bed.MariaDB.Exec(ctx, fmt.Sprintf(`
+		SET @most = (SELECT count(*) + greatest(0, %[1]d - count(CASE WHEN user LIKE '%[2]s' THEN 1 END)) + greatest(0, %[1]d - count(CASE WHEN user = '%[3]s' THEN 1 END))
+			FROM information_schema.processlist WHERE id > 0);
+		SET GLOBAL max_connections = greatest(@most, 10)`, usual, "v-%-"+s.roles[myOurs].Name+"-%", controlUser)))
 }
 
 func empty(ctx context.Context, s *site, p *planned) error {
