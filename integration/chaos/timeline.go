@@ -49,6 +49,7 @@ func (r *report) draw(file string) error {
 	for _, l := range lanes {
 		d.line(l, seconds)
 	}
+	d.axis(seconds[len(seconds)-1].at)
 	width := int(d.x(seconds[len(seconds)-1].at)) + 20
 	page := fmt.Sprintf(`<!doctype html><meta charset="utf-8"><title>Fault suite, seed %d</title>
 <style>body{font:13px sans-serif;margin:1em} svg{font:11px sans-serif} pre{overflow:auto}</style>
@@ -92,6 +93,19 @@ func (d *drawing) dots(failures []*failure) {
 			}
 		}
 		d.y += dotRow + 4
+	}
+	d.y += barHeight
+}
+
+// axis has a mark every ten seconds, and after an hour every ten minutes.
+func (d *drawing) axis(end time.Time) {
+	every := 10 * time.Second
+	if end.Sub(d.began) > time.Hour {
+		every = 10 * time.Minute
+	}
+	for t := d.began; !t.After(end); t = t.Add(every) {
+		d.add(`<line x1="%[1]f" y1="0" x2="%[1]f" y2="%[2]d" stroke="#eee"/><text x="%[1]f" y="%[3]d" text-anchor="middle">%[4]v</text>`,
+			d.x(t), d.y, d.y+barHeight, t.Sub(d.began))
 	}
 	d.y += barHeight
 }
