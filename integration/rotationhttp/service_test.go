@@ -43,7 +43,7 @@ func open(t *testing.T, role testbed.RoleOptions, shown rotationhttp.Config) *se
 	var err error
 	s.role, err = shared.PostgresRole(t.Context(), role)
 	kit.Check(t, err)
-	token, err := s.role.Token(t.Context(), time.Hour)
+	token, err := s.role.Token(t.Context(), 24*time.Hour)
 	kit.Check(t, err)
 	file := filepath.Join(t.TempDir(), "token")
 	kit.Check(t, os.WriteFile(file, []byte(token), 0o600))

@@ -31,8 +31,8 @@
 //
 // # Security
 //
-// Nothing here holds a password, a token or a lease id. There are user names, names of pools,
-// addresses and texts of errors, though, and whoever may POST /rotate costs Vault a credential:
+// Nothing here holds a password or a token. There are user names, names of pools,
+// addresses and texts of errors, which name leases, though, and whoever may POST /rotate costs Vault a credential:
 // mount the handler on an address that only operators reach, or behind your own
 // authentication. /rotate refuses what a browser sends for another site
 // ([net/http.CrossOriginProtection]); the page may not be framed, and its

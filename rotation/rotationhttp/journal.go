@@ -80,7 +80,7 @@ func (j *journal) judge(e rotation.Event, entry Event) {
 	case rotation.Issued, rotation.Refreshed, rotation.SameLease:
 		j.works("issue", 0)
 		j.works("cap", 0)
-	case rotation.Renewed:
+	case rotation.Renewed, rotation.CredentialLost: // what has ended is not renewed any more
 		j.works("renew", 0)
 	case rotation.Published:
 		j.works("issue", 0)

@@ -175,11 +175,14 @@ func (h *handler) judge(r Report, snap snapshot) (State, []string) {
 }
 
 func (f Failure) describe() string {
-	times := ""
+	of, times := "", ""
+	if f.Generation > 0 {
+		of = fmt.Sprintf(" of generation %d", f.Generation)
+	}
 	if f.Count > 1 {
 		times = fmt.Sprintf(", %d times in a row", f.Count)
 	}
-	return fmt.Sprintf("%s of generation %d failed%s: %s", f.Step, f.Generation, times, f.Error)
+	return f.Step + of + " failed" + times + ": " + f.Error
 }
 
 // lease is what is known of the current term. The engine rotates a lease that it

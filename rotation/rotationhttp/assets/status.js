@@ -50,13 +50,15 @@ function setHidden(id, hidden) {
   if ($(id).hidden !== hidden) $(id).hidden = hidden;
 }
 
+// duration shows the two largest units.
 function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
-  const pad = (n) => String(n).padStart(2, "0");
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)}:${pad(s % 60)} min`;
-  if (s < 86400) return `${Math.floor(s / 3600)}:${pad(Math.floor((s % 3600) / 60))} h`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const i = Math.max(0, units.findIndex(([, size]) => s >= size));
+  if (s === 0) return "0 s";
+  const [[name, size], smaller] = [units[i], units[i + 1]];
+  const rest = smaller ? Math.floor((s % size) / smaller[1]) : 0;
+  return `${Math.floor(s / size)} ${name}${rest > 0 ? ` ${rest} ${smaller[0]}` : ""}`;
 }
 
 function clock(time) {
@@ -84,19 +86,19 @@ function showState() {
 
 function summary() {
   const parts = [];
-  const user = `${report.user} (generation ${report.generation})`;
+  const which = `generation ${report.generation}`;
   switch (report.state) {
     case "ready":
-      parts.push(`New connections log in as ${user}.`);
+      parts.push(`New connections log in with ${which}.`);
       break;
     case "degraded":
-      parts.push(`Logins still work, as ${user}${report.lease ? `, until ${clock(report.lease.expires)}` : ""}.`);
+      parts.push(`Logins still work, with ${which}${report.lease ? `, until ${clock(report.lease.expires)}` : ""}.`);
       break;
     case "starting":
       parts.push("There is no credential yet.");
       break;
     case "lost":
-      parts.push(`The credential ${user} has ended or is refused, and there is no other yet. Connections that are open go on; new ones fail at once.`);
+      parts.push(`The credential of ${which} has ended or is refused, and there is no other yet. Connections that are open go on; new ones fail at once.`);
       break;
     case "stalled":
       parts.push(report.as_of ? `The rotator does not answer. What you see is from ${clock(report.as_of)}.` : "The rotator does not answer.");
@@ -116,15 +118,25 @@ function summary() {
   return parts.join(" ");
 }
 
+function failing(f) {
+  switch (f.step) {
+    case "renew": return `Renewing generation ${f.generation} fails`;
+    case "issue": return "Issuing a credential fails";
+    case "probe": return `Logging in with generation ${f.generation} fails`;
+    case "revoke": return `Revoking generation ${f.generation} fails`;
+    case "cap": return "Too many leases to issue another";
+    default: return "The last step failed";
+  }
+}
+
 function showProblems() {
   const list = report.failures;
   setHidden("problems", list.length === 0);
   $("problem-list").replaceChildren(...list.map((f) => {
-    const often = f.count > 1 ? `${f.count} times in a row, since ${clock(f.since)}` : `at ${clock(f.since)}`;
+    const often = f.count > 1 ? `${f.count} times since ${clock(f.since)}` : `since ${clock(f.since)}`;
     const retry = f.retry_at ? (until(f.retry_at) > 0 ? `, again in ${duration(until(f.retry_at))}` : ", being tried again") : "";
-    const of = f.generation ? ` of generation ${f.generation}` : "";
     return element("li", {},
-      element("p", { className: "what" }, element("strong", { textContent: f.step + of }), ` ${often}${retry}`),
+      element("p", { className: "what" }, element("strong", { textContent: failing(f) }), ` ${often}${retry}`),
       element("p", { className: "error", textContent: f.error }));
   }));
 }
@@ -230,9 +242,24 @@ function showEvents() {
   setText("last-error", e ? `last error at ${clock(e.at)}: ${e.event}` : "no error so far");
   if (newest === shownSeq) return;
   shownSeq = newest;
-  const rows = events.slice(-40).reverse().map(eventRow);
+  const rows = grouped(events).slice(0, 40).map(eventRow);
   if (rows.length === 0) rows.push(element("li", { className: "none", textContent: "None since this page's service began to listen." }));
   $("events").replaceChildren(...rows);
+}
+
+// grouped turns them round, with those in a row that say the same as one.
+function grouped(events) {
+  const groups = [];
+  for (const e of events.slice().reverse()) {
+    const last = groups.at(-1);
+    if (last && e.error && ["kind", "generation", "reason", "error"].every((k) => last[k] === e[k])) {
+      last.times++;
+      last.first = e.time;
+    } else {
+      groups.push({ ...e, times: 1, first: e.time });
+    }
+  }
+  return groups;
 }
 
 function eventRow(e) {
@@ -241,7 +268,8 @@ function eventRow(e) {
   if (e.ttl_seconds) facts.push(`for ${duration(e.ttl_seconds)}`);
   if (e.connections) facts.push(count(e.connections, "connection"));
   if (e.took_seconds >= 0.001) facts.push(e.took_seconds < 10 ? `took ${Math.round(e.took_seconds * 1000)} ms` : `took ${duration(e.took_seconds)}`);
-  if (e.attempt > 1) facts.push(`attempt ${e.attempt}`);
+  if (e.times > 1) facts.push(`${e.times} times since ${clock(e.first)}`);
+  else if (e.attempt > 1) facts.push(`attempt ${e.attempt}`);
   if (e.missed) facts.push(`${count(e.missed, "event")} missed before`);
   const row = element("li", {},
     element("time", { dateTime: e.time, textContent: clock(e.time) }),
