@@ -61,8 +61,8 @@ fleet: ## 10,000 instances on one Vault for three days, simulated in minutes; wr
 	@exec bin/fleet -test.run='^TestFleet$$' -test.timeout=2h -instances=10000 -days=3 -out=docs/benchmarks $(ARGS)
 
 .PHONY: setup
-setup: ## install what is missing of PostgreSQL, MariaDB and a C compiler (Debian, as root or with sudo)
-	@integration/setup.sh postgres mariadb gcc
+setup: ## install what is missing of PostgreSQL, MariaDB, a C compiler and Chromium (Debian, as root or with sudo)
+	@integration/setup.sh postgres mariadb gcc chromium
 
 .PHONY: vet
 vet: ## go vet
