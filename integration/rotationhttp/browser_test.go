@@ -87,8 +87,8 @@ type screen struct {
 }
 
 var (
-	desktop = screen{width: 1080, height: 1000}
-	night   = screen{width: 1080, height: 1000, dark: true}
+	desktop = screen{width: 960, height: 720}
+	night   = screen{width: 960, height: 720, dark: true}
 	phone   = screen{width: 375, height: 812}
 )
 

@@ -1,8 +1,10 @@
 package rotationhttp_test
 
 import (
+	"bytes"
 	"context"
 	"flag"
+	"image/png"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -13,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/chromedp/chromedp"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vaultpool/vaultpool/integration/internal/kit"
 	"github.com/vaultpool/vaultpool/integration/testbed"
@@ -144,6 +145,10 @@ func (p *page) shoot(t *testing.T, name string, s screen) {
 	forPicture(1200 * time.Millisecond) // an update at this size
 	picture, err := chromedp.Run(p.Context, chromedp.FullScreenshot(100))
 	kit.Check(t, err)
-	kit.Check(t, os.WriteFile(filepath.Join(*screenshots, name), picture, 0o600))
+	decoded, err := png.Decode(bytes.NewReader(picture))
+	kit.Check(t, err)
+	var small bytes.Buffer // Chromium is fast, not thorough
+	kit.Check(t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, decoded))
+	kit.Check(t, os.WriteFile(filepath.Join(*screenshots, name), small.Bytes(), 0o644))
 	p.look(t, desktop)
 }

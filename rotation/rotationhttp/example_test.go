@@ -30,7 +30,7 @@ func ExampleHandler() {
 
 	check := func(path string) {
 		w := httptest.NewRecorder()
-		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+		mux.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, path, http.NoBody))
 		body, _ := io.ReadAll(w.Body)
 		fmt.Printf("%s: %d %s", path, w.Code, body)
 	}

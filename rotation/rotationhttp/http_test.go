@@ -154,19 +154,19 @@ func TestRotate(t *testing.T) {
 		code      int
 		says      string
 	}{
-		"the page's own button":   {header: []string{"Sec-Fetch-Site", "same-origin"}, code: 200, says: `"generation": 1`},
-		"a command line":          {code: 200, says: `"rotated"`},
-		"an old browser":          {header: []string{"Origin", "http://example.com"}, code: 200, says: `"rotated"`},
-		"another site":            {header: []string{"Sec-Fetch-Site", "cross-site"}, code: 403, says: "only this page"},
-		"another host of it":      {header: []string{"Sec-Fetch-Site", "same-site"}, code: 403, says: "only this page"},
-		"another origin":          {header: []string{"Origin", "http://evil.example"}, code: 403, says: "only this page"},
-		"not enabled":             {forbidden: true, code: 403, says: "not enabled"},
-		"GET":                     {method: http.MethodGet, code: 405, says: "POST"},
-		"a failed attempt":        {err: errDown, code: 502, says: "connection refused"},
-		"a paused rotator":        {err: rotation.ErrPaused, code: 409, says: "paused"},
-		"a rotator that closes":   {err: rotation.ErrClosed, code: 503, says: "closed"},
-		"a closed rotator":        {closed: true, code: 503, says: "the rotator is closed"},
-		"another while not asked": {forbidden: true, header: []string{"Sec-Fetch-Site", "cross-site"}, code: 403, says: "not enabled"},
+		"the page's own button":    {header: []string{"Sec-Fetch-Site", "same-origin"}, code: 200, says: `"generation": 1`},
+		"a command line":           {code: 200, says: `"rotated"`},
+		"an old browser":           {header: []string{"Origin", "http://example.com"}, code: 200, says: `"rotated"`},
+		"another site":             {header: []string{"Sec-Fetch-Site", "cross-site"}, code: 403, says: "only this page"},
+		"another host of it":       {header: []string{"Sec-Fetch-Site", "same-site"}, code: 403, says: "only this page"},
+		"another origin":           {header: []string{"Origin", "http://evil.example"}, code: 403, says: "only this page"},
+		"not enabled":              {forbidden: true, code: 403, says: "not enabled"},
+		"GET":                      {method: http.MethodGet, code: 405, says: "POST"},
+		"a failed attempt":         {err: errDown, code: 502, says: "connection refused"},
+		"a paused rotator":         {err: rotation.ErrPaused, code: 409, says: "paused"},
+		"a rotator that closes":    {err: rotation.ErrClosed, code: 503, says: "closed"},
+		"a closed rotator":         {closed: true, code: 503, says: "the rotator is closed"},
+		"not enabled, and another": {forbidden: true, header: []string{"Sec-Fetch-Site", "cross-site"}, code: 403, says: "not enabled"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &fakeRotator{s: healthy(), onRotate: func(context.Context) error { return test.err }}
@@ -283,7 +283,7 @@ func TestHandlerOfClosedRotator(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != 503 {
+	if answer.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("/readyz answers %d", answer.StatusCode)
 	}
 }

@@ -60,17 +60,18 @@ func (r *rotates) serve(w http.ResponseWriter, request *http.Request) {
 	}()
 	select {
 	case err := <-answer:
-		r.write(w, ctx, err)
+		r.write(w, ctx.Err() != nil, err)
 	case <-ctx.Done():
-		r.write(w, ctx, ctx.Err())
+		r.write(w, true, ctx.Err())
 	}
 }
 
-func (r *rotates) write(w http.ResponseWriter, ctx context.Context, err error) {
+// write answers; late says that there was no time left to wait for the outcome.
+func (r *rotates) write(w http.ResponseWriter, late bool, err error) {
 	switch {
 	case err == nil:
 		writeJSON(w, http.StatusOK, rotated{Status: "rotated", Generation: r.report().Generation})
-	case ctx.Err() != nil:
+	case late:
 		writeJSON(w, http.StatusAccepted, rotated{Status: "under way"})
 	case errors.Is(err, rotation.ErrPaused):
 		writeJSON(w, http.StatusConflict, rotated{Status: "failed", Error: err.Error()})

@@ -176,8 +176,8 @@ function showLease() {
   $("elapsed").style.width = share(whole - left, whole);
   $("reserve").style.width = share((Date.parse(lease.expires) - Date.parse(lease.rotate_at)) / 1000, whole);
   setText("granted", `granted ${clock(lease.granted)}`);
-  setText("reserve-label", "kept for a rotation");
-  setText("expires", `ends ${clock(lease.expires)}`);
+  setText("reserve-label", left > 0 ? "kept for a rotation" : "");
+  setText("expires", `${left > 0 ? "ends" : "ended"} ${clock(lease.expires)}`);
   const due = next.at ? (Date.parse(next.at) - Date.parse(lease.granted)) / 1000 : -1;
   setHidden("mark", !(due >= 0 && due <= whole));
   $("mark").style.left = share(due, whole);
@@ -200,7 +200,7 @@ function showGenerations() {
   if (rows.length === 0) rows.push(element("li", { className: "none", textContent: "None yet." }));
   $("generations").replaceChildren(...rows);
   setText("axis-from", starts.length ? clock(from) : "");
-  setText("counts", `${count(report.connections, "connection")} · ${count(report.unrevoked, "lease")} not revoked`);
+  setText("counts", `${count(report.connections, "connection")} · ${count(report.unrevoked, "lease")} held`);
 }
 
 function generationRow(g, from) {
@@ -209,8 +209,10 @@ function generationRow(g, from) {
   const drained = at(g.drained, end);
   const draining = at(g.draining, g.state === "retired" ? drained : end);
   const serving = Math.min(at(g.published, at(g.issued, from)), draining);
+  const lost = g.state === "current" && !report.usable; // open connections are all it has left
+  const ended = lost ? Math.min(at(g.expires, draining), draining) : draining;
   const track = element("div", { className: "track", ariaHidden: "true" });
-  for (const [kind, start, stop] of [["serving", serving, draining], ["draining", draining, drained], ["revoking", drained, end]]) {
+  for (const [kind, start, stop] of [["serving", serving, ended], ["over", ended, draining], ["draining", draining, drained], ["revoking", drained, end]]) {
     if (stop <= start) continue;
     const part = element("div", { className: `part ${kind}` });
     part.style.left = share(Math.max(start, from) - from, now() - from);
@@ -221,14 +223,14 @@ function generationRow(g, from) {
   const row = element("li", {},
     element("p", { className: "name" },
       element("span", { className: "number", textContent: `#${g.generation}` }), " ",
-      element("span", { className: "stage", textContent: names[g.state] ?? g.state })),
+      element("span", { className: "stage", textContent: lost ? "no logins" : names[g.state] ?? g.state })),
     track,
     element("p", { className: "detail" },
       element("span", { className: "connections", textContent: g.state === "retired" ? `for ${duration((end - at(g.issued, serving)) / 1000)}` : count(g.connections, "connection") }),
       pools.length ? element("span", { className: "pools", textContent: pools.join(", ") }) : null,
       g.reason ? element("span", { textContent: `replaced: ${g.reason}` }) : null,
       g.user ? element("span", { className: "user", textContent: g.user }) : null));
-  row.dataset.state = g.state;
+  row.dataset.state = lost ? "lost" : g.state;
   row.dataset.generation = g.generation;
   return row;
 }
@@ -267,7 +269,7 @@ function eventRow(e) {
   if (e.reason) facts.push(e.reason);
   if (e.ttl_seconds) facts.push(`for ${duration(e.ttl_seconds)}`);
   if (e.connections) facts.push(count(e.connections, "connection"));
-  if (e.took_seconds >= 0.001) facts.push(e.took_seconds < 10 ? `took ${Math.round(e.took_seconds * 1000)} ms` : `took ${duration(e.took_seconds)}`);
+  if (e.times === 1 && e.took_seconds >= 0.001) facts.push(e.took_seconds < 10 ? `took ${Math.round(e.took_seconds * 1000)} ms` : `took ${duration(e.took_seconds)}`);
   if (e.times > 1) facts.push(`${e.times} times since ${clock(e.first)}`);
   else if (e.attempt > 1) facts.push(`attempt ${e.attempt}`);
   if (e.missed) facts.push(`${count(e.missed, "event")} missed before`);
