@@ -112,7 +112,9 @@ func (t *target) logInAs(ctx context.Context, g *rotation.Generation, unused boo
 		}
 		t.login.Store(l)
 	}
+	t.loggingIn.Add(1)
 	s, err := l.connect(ctx, unused)
+	t.loggingIn.Add(-1)
 	if err == nil {
 		for _, r := range t.atWork() {
 			r.lost.Store(false)

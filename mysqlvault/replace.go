@@ -20,6 +20,7 @@ type replacer struct {
 	want  chan struct{}           // somebody came, and there was none
 
 	soon, late time.Time   // a quarter of the drain window is over, and half of it
+	last       time.Time   // three quarters are
 	saturated  atomic.Bool // no old connection was idle at the last look
 	doubt      atomic.Bool // the last login failed, whoever's it was
 	lost       atomic.Bool // a session was closed for one that could not be had, and no login has succeeded since
@@ -31,7 +32,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 	now := time.Now()
 	quarter := by.Sub(now) / 4
 	p := rotation.NewPace(now, now.Add(3*quarter), t.att.Connections(old)) // done before it is late
-	r := &replacer{t: t, old: old, want: make(chan struct{}, 1), soon: now.Add(quarter), late: now.Add(2 * quarter)}
+	r := &replacer{t: t, old: old, want: make(chan struct{}, 1), soon: now.Add(quarter), late: now.Add(2 * quarter), last: now.Add(3 * quarter)}
 	t.begin(r)
 	defer t.end(r)
 	for ctx.Err() == nil {
@@ -127,10 +128,21 @@ func (r *replacer) take() *session {
 // there being no spare, logs in for itself. In the second half of the drain window
 // everybody does, and where no connection is ever idle from the end of its first
 // quarter on: so no use is cut that is shorter than half of it, or there three quarters.
+//
+// What the server cannot do as fast as that it is not asked for: while some logins are
+// under way, old sessions serve.
 func (r *replacer) mustSwitch() bool {
 	now := time.Now()
-	return !r.doubt.Load() && (now.After(r.late) || r.saturated.Load() && now.After(r.soon))
+	most := int32(atOnce)
+	if now.After(r.last) {
+		most *= 4
+	}
+	return !r.doubt.Load() && (now.After(r.late) || r.saturated.Load() && now.After(r.soon)) && r.t.loggingIn.Load() < most
 }
+
+// atOnce is how many logins may be under way when a caller is made to log in; in the
+// last quarter of the drain window, four times as many.
+const atOnce = 3
 
 // round replaces one session, or has one ready, and reports whether it did the former.
 func (r *replacer) round(ctx context.Context) bool {

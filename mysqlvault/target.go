@@ -22,6 +22,7 @@ type target struct {
 	abandoned abandoned
 
 	closing   atomic.Bool                 // no more logins
+	loggingIn atomic.Int32                // logins that are under way
 	replacers atomic.Pointer[[]*replacer] // one for each generation that is being replaced
 
 	mu    sync.Mutex // guards what follows, and is held to change replacers

@@ -78,15 +78,25 @@ func (t *target) mayServe(ctx context.Context, conn *pgx.Conn) bool {
 // one: an idle one if there is any, else one that it has to wait for. In the second
 // half of the drain window everybody does, so that no use shorter than that is cut;
 // before, one caller after each look at which none was idle, or no old one for long.
+//
+// What the server cannot do as fast as that it is not asked for: while some logins are
+// under way, old connections serve.
 func (r *replacer) switches() bool {
+	now := time.Now()
 	switch {
 	case r.doubt.Load():
 		return false
-	case time.Now().After(r.late):
-		return true
+	case now.After(r.last):
+		return r.t.loggingIn.Load() < 4*atOnce
+	case now.After(r.late):
+		return r.t.loggingIn.Load() < atOnce
 	case r.lost.Load() || !r.toll.Load() || !r.toll.CompareAndSwap(true, false):
 		return false
 	}
 	r.lost.Store(true)
 	return true
 }
+
+// atOnce is how many logins may be under way when a caller is made to log in; in the
+// last quarter of the drain window, four times as many.
+const atOnce = 3

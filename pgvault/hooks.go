@@ -80,6 +80,7 @@ func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 			r.built.Store(true)
 		}
 	}
+	t.loggingIn.Add(1) // until TraceConnectEnd, which pgx calls in any case
 	t.watchErrors(c)
 	attempt := &attempt{t: t, given: given, user: c.Tracer}
 	dial := c.DialFunc
@@ -178,6 +179,7 @@ func (a *attempt) TraceConnectStart(ctx context.Context, data pgx.TraceConnectSt
 }
 
 func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
+	a.t.loggingIn.Add(-1)
 	if a.given.g == nil {
 		a.t.learn(data.Err)
 	}

@@ -17,7 +17,7 @@ import (
 // are idle. It also makes up for those that the pool loses meanwhile.
 func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.Time) {
 	p := rotation.NewPace(time.Now(), by, t.att.Connections(old))
-	r := &replacer{t: t, old: old, late: p.End()}
+	r := &replacer{t: t, old: old, late: p.End(), last: p.End().Add(time.Until(by) / 4)}
 	r.ctx = context.WithValue(ctx, sweepKey, r)
 	t.begin(r)
 	if r.pool = t.wait(ctx); r.pool == nil {
@@ -56,7 +56,8 @@ type replacer struct {
 	misses int             // looks in a row at which no old connection was idle
 	built  atomic.Bool     // the last Acquire built a connection
 
-	late  time.Time   // from when on no caller gets an old connection
+	late  time.Time   // half the drain window is over: no caller gets an old connection, if that can be helped
+	last  time.Time   // three quarters are
 	toll  atomic.Bool // the next caller does not either
 	doubt atomic.Bool // the last login failed, whoever's it was: they do
 	lost  atomic.Bool // a connection was closed for one that is not there yet: no login has succeeded since

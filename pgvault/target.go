@@ -29,6 +29,8 @@ type target struct {
 	gate gate
 	look atomic.Bool // at each connection that is handed out: one is replaced, or was a second ago, or End was called
 
+	loggingIn atomic.Int32 // logins of the pool that are under way
+
 	// End has closed sockets of connections that their users may give back yet.
 	ended atomic.Bool
 

@@ -129,7 +129,7 @@ func shaded(s span, top float64) (*plotter.Polygon, error) {
 	if err != nil {
 		return nil, err
 	}
-	area.Color, area.LineStyle.Width = outageColour, 0
+	area.Color, area.Width = outageColour, 0
 	return area, nil
 }
 
