@@ -134,7 +134,7 @@ function showProblems() {
   setHidden("problems", list.length === 0);
   $("problem-list").replaceChildren(...list.map((f) => {
     const often = f.count > 1 ? `${f.count} times since ${clock(f.since)}` : `since ${clock(f.since)}`;
-    const retry = f.retry_at ? (until(f.retry_at) > 0 ? `, again in ${duration(until(f.retry_at))}` : ", being tried again") : "";
+    const retry = f.retry_at ? (until(f.retry_at) > 0.5 ? `, again in ${duration(until(f.retry_at))}` : ", being tried again") : "";
     return element("li", {},
       element("p", { className: "what" }, element("strong", { textContent: failing(f) }), ` ${often}${retry}`),
       element("p", { className: "error", textContent: f.error }));
@@ -151,12 +151,12 @@ function showLease() {
   if (over || !step) {
     setText("next", "–");
     setText("next-label", "nothing is planned");
-  } else if (next.under_way || until(next.at) <= 0) {
+  } else if (next.under_way || until(next.at) < 0.5) {
     setText("next", "now");
     setText("next-label", step[1]);
   } else {
     setText("next", duration(until(next.at)));
-    setText("next-label", step[0]);
+    setText("next-label", report.state === "lost" || report.state === "starting" ? "until the next attempt" : step[0]);
   }
   bar.dataset.state = report.state;
   if (!lease || over) {
