@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -66,6 +67,9 @@ func TestFleet(t *testing.T) {
 	}
 	if *out == "" {
 		return
+	}
+	if slices.ContainsFunc(runs, func(r *run) bool { return r.took == 0 }) {
+		t.Fatal("-out needs all runs: leave out -test.run")
 	}
 	if err := writeReport(*out, runs); err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ func drawRecovery(r *run) ([]byte, error) {
 // chart draws curves over a span of a run, on a logarithmic axis.
 func chart(r *run, title string, s span, tick time.Duration, curves []curve) ([]byte, error) {
 	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "hours since all of them started", "requests per minute (none: at the bottom)"
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "hours since all of them started", "requests per minute"
 	p.Title.TextStyle.Font, p.Title.Padding = sans(13), vg.Points(8)
 	p.Y.Scale = plot.LogScale{}
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {

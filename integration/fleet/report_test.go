@@ -57,7 +57,7 @@ func report(calm, rough []*run) []byte {
 	p("simulated: it answers at once and counts by the minute. In the second run it refuses connections from hour %s to hour %s. The *naive* schedule",
 		hour(s.outage.from), hour(s.outage.to))
 	p("beside it renews after exactly two thirds of the TTL, tries again every %v, and takes a new credential when the lease has ended or its", naiveRetry)
-	p("ceiling is reached: no jitter. Written by `make fleet`.\n")
+	p("ceiling is reached: no jitter. In the plots a minute without requests is drawn at the bottom. Written by `make fleet`.\n")
 
 	p("## No outage\n")
 	p("Requests per minute from hour 1 to hour %s, when every instance has renewed at least once.\n", hour(calm[0].length))
