@@ -8,10 +8,12 @@ import (
 	"image/color"
 	"image/png"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -155,35 +157,25 @@ func (p *page) shoot(t *testing.T, name string, s screen) {
 	p.look(t, desktop)
 }
 
-// with256Colours makes a picture that takes a third of the space: of colours that are alike it keeps the one that comes
-// first, as coarsely as it must.
+// with256Colours makes a picture that takes a third of the space: it keeps the colours that are seen most, and takes
+// the nearest of them for the others, which are the edges of letters.
 func with256Colours(p image.Image) image.Image {
-	for mask := uint8(0xff); mask > 0; mask <<= 1 {
-		if small := reduce(p, mask); small != nil {
-			return small
-		}
-	}
-	return p
-}
-
-// reduce takes colours for alike that are so under a mask; nil if that leaves more than 256.
-func reduce(p image.Image, mask uint8) *image.Paletted {
-	small := image.NewPaletted(p.Bounds(), nil)
-	index := make(map[[3]uint8]uint8)
+	seen := make(map[color.Color]int)
 	for y := p.Bounds().Min.Y; y < p.Bounds().Max.Y; y++ {
 		for x := p.Bounds().Min.X; x < p.Bounds().Max.X; x++ {
-			r, g, b, _ := p.At(x, y).RGBA()
-			c := color.RGBA{R: uint8(r >> 8), G: uint8(g >> 8), B: uint8(b >> 8), A: 0xff}
-			key := [3]uint8{c.R & mask, c.G & mask, c.B & mask}
-			i, known := index[key]
-			if !known {
-				if len(small.Palette) == 256 {
-					return nil
-				}
-				i = uint8(len(small.Palette))
-				index[key], small.Palette = i, append(small.Palette, c)
-			}
-			small.SetColorIndex(x, y, i)
+			seen[p.At(x, y)]++
+		}
+	}
+	palette := color.Palette(slices.SortedFunc(maps.Keys(seen), func(a, b color.Color) int { return seen[b] - seen[a] }))
+	palette = palette[:min(len(palette), 256)]
+	index := make(map[color.Color]uint8, len(seen))
+	for c := range seen {
+		index[c] = uint8(palette.Index(c))
+	}
+	small := image.NewPaletted(p.Bounds(), palette)
+	for y := p.Bounds().Min.Y; y < p.Bounds().Max.Y; y++ {
+		for x := p.Bounds().Min.X; x < p.Bounds().Max.X; x++ {
+			small.SetColorIndex(x, y, index[p.At(x, y)])
 		}
 	}
 	return small
