@@ -129,19 +129,15 @@ func (r *replacer) take() *session {
 // everybody does, and where no connection is ever idle from the end of its first
 // quarter on: so no use is cut that is shorter than half of it, or there three quarters.
 //
-// What the server cannot do as fast as that it is not asked for: while some logins are
-// under way, old sessions serve.
+// What the server cannot do as fast as that it is not asked for, up to the last quarter:
+// while some logins are under way, old sessions serve.
 func (r *replacer) mustSwitch() bool {
 	now := time.Now()
-	most := int32(atOnce)
-	if now.After(r.last) {
-		most *= 4
-	}
-	return !r.doubt.Load() && (now.After(r.late) || r.saturated.Load() && now.After(r.soon)) && r.t.loggingIn.Load() < most
+	due := now.After(r.late) || r.saturated.Load() && now.After(r.soon)
+	return due && !r.doubt.Load() && (now.After(r.last) || r.t.loggingIn.Load() < atOnce)
 }
 
-// atOnce is how many logins may be under way when a caller is made to log in; in the
-// last quarter of the drain window, four times as many.
+// atOnce is how many logins may be under way when a caller is made to log in.
 const atOnce = 3
 
 // round replaces one session, or has one ready, and reports whether it did the former.

@@ -33,19 +33,25 @@ func (g *gate) wait(ctx context.Context) {
 	}
 }
 
-// close returns what opens it again. While another replacement has it closed it
-// does nothing.
+// close returns what opens it again. While somebody else has it closed it does
+// nothing.
 func (g *gate) close() (open func()) {
+	open, mine := g.tryClose()
+	// Who has just passed gets what is idle, if left the time to look for it.
+	for since := time.Now(); mine && time.Since(since) < inFlight; {
+		runtime.Gosched()
+	}
+	return open
+}
+
+// tryClose reports whether it has closed the gate, and returns what opens it again.
+func (g *gate) tryClose() (open func(), mine bool) {
 	opened := make(chan struct{})
 	if !g.shut.CompareAndSwap(nil, &opened) {
-		return func() {}
-	}
-	// Who has just passed gets what is idle, if left the time to look for it.
-	for since := time.Now(); time.Since(since) < inFlight; {
-		runtime.Gosched()
+		return func() {}, false
 	}
 	return sync.OnceFunc(func() {
 		g.shut.Store(nil)
 		close(opened)
-	})
+	}), true
 }

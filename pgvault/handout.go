@@ -79,17 +79,18 @@ func (t *target) mayServe(ctx context.Context, conn *pgx.Conn) bool {
 // half of the drain window everybody does, so that no use shorter than that is cut;
 // before, one caller after each look at which none was idle, or no old one for long.
 //
-// What the server cannot do as fast as that it is not asked for: while some logins are
-// under way, old connections serve.
+// What the server cannot do as fast as that it is not asked for, up to the last quarter:
+// while some logins are under way, old connections serve.
 func (r *replacer) switches() bool {
 	now := time.Now()
 	switch {
+	case r.yield.Load() && r.yield.CompareAndSwap(true, false):
+		r.lost.Store(true)
+		return true
 	case r.doubt.Load():
 		return false
-	case now.After(r.last):
-		return r.t.loggingIn.Load() < 4*atOnce
 	case now.After(r.late):
-		return r.t.loggingIn.Load() < atOnce
+		return now.After(r.last) || r.t.loggingIn.Load() < atOnce
 	case r.lost.Load() || !r.toll.Load() || !r.toll.CompareAndSwap(true, false):
 		return false
 	}
@@ -97,6 +98,5 @@ func (r *replacer) switches() bool {
 	return true
 }
 
-// atOnce is how many logins may be under way when a caller is made to log in; in the
-// last quarter of the drain window, four times as many.
+// atOnce is how many logins may be under way when a caller is made to log in.
 const atOnce = 3

@@ -59,6 +59,7 @@ type replacer struct {
 	late  time.Time   // half the drain window is over: no caller gets an old connection, if that can be helped
 	last  time.Time   // three quarters are
 	toll  atomic.Bool // the next caller does not either
+	yield atomic.Bool // nor then, though logins fail: its place at the server is needed
 	doubt atomic.Bool // the last login failed, whoever's it was: they do
 	lost  atomic.Bool // a connection was closed for one that is not there yet: no login has succeeded since
 }
@@ -72,7 +73,7 @@ func (r *replacer) round(missing bool) {
 		case err == nil:
 			r.doubt.Store(false)
 			r.lost.Store(false)
-		case serverFull(err) && !r.lost.Load():
+		case serverFull(err) && (!r.lost.Load() || time.Now().After(r.last)):
 			r.makeRoom()
 			return
 		default:
@@ -108,11 +109,13 @@ func (r *replacer) pick(idle []*pgxpool.Conn) (*pgxpool.Conn, []*pgxpool.Conn) {
 }
 
 // makeRoom closes an old connection and logs in in its place. If somebody else is
-// faster, the pool has one less, but not another one: see lost.
+// faster, the pool has one less, but not another one: see lost. Where none is idle, the
+// next caller who is handed an old one makes room and logs in itself.
 func (r *replacer) makeRoom() {
 	open := r.t.gate.close()
 	victim, others := r.pick(r.takeIdle())
 	if victim == nil {
+		r.yield.Store(len(others) == 0)
 		give(others)
 		open()
 		return

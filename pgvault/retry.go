@@ -62,7 +62,8 @@ func (p *Pool) Retry(ctx context.Context, f func(*pgxpool.Pool) error) error {
 // again returns nil once a call that failed is worth repeating, and otherwise the error
 // to report.
 func (p *Pool) again(ctx context.Context, t *tries, err error) error {
-	if serverFull(err) && len(p.target.atWork()) > 0 {
+	var connect *pgconn.ConnectError // of a statement it would say nothing about the server
+	if errors.As(err, &connect) && serverFull(err) && len(p.target.atWork()) > 0 {
 		return p.awaitRoom(ctx, t, err)
 	}
 	if t.rotations >= retries || !credentialAtFault(err) {
@@ -86,12 +87,19 @@ func (p *Pool) awaitRoom(ctx context.Context, t *tries, err error) error {
 	if now.Sub(t.since) > roomPatience {
 		return err
 	}
-	pause := min(10*time.Millisecond<<min(t.pauses, 5), 200*time.Millisecond)
-	ctx, cancel := context.WithTimeout(ctx, pause/2+rand.N(pause))
+	longest := min(10*time.Millisecond<<min(t.pauses, 5), 200*time.Millisecond)
+	pause, cancel := context.WithTimeout(ctx, longest/2+rand.N(longest))
 	defer cancel()
-	defer p.target.gate.close()()
-	for ctx.Err() == nil && p.Stat().IdleConns() == 0 {
-		time.Sleep(200 * time.Microsecond)
+	open, mine := p.target.gate.tryClose()
+	defer open()
+	if !mine {
+		p.target.gate.wait(pause)
+	}
+	for mine && p.Stat().IdleConns() == 0 && pause.Err() == nil {
+		time.Sleep(500 * time.Microsecond)
+	}
+	if ctx.Err() != nil {
+		return afterWaiting(context.Cause(ctx), err)
 	}
 	return nil
 }

@@ -12,6 +12,9 @@ package rotation
 // examples (default_ttl of an hour, max_ttl of a day). If the ceiling is lower, some
 // reach it together once, and are dispersed then.
 func (l *loop) disperse(now instant, g, old *Generation, reason string) {
+	if l.lost != nil {
+		reason = "" // whatever it was, others have waited for it too
+	}
 	switch reason {
 	case dispersal:
 		l.dispersed = true
@@ -27,8 +30,14 @@ func (l *loop) disperse(now instant, g, old *Generation, reason string) {
 	life := g.term.granted - g.term.lead(l.r.config)
 	if l.renewable(g) && g.term.renewable && !g.term.capped {
 		if life = l.life; life == 0 {
-			life = min(24*g.term.full, longest)
+			life = 24 * min(g.term.full, longest/24)
 		}
 	}
 	g.early = life - spread(life, l.r.random())
+}
+
+// mayDisperse holds while nothing else is under way: that would have a better claim to
+// the leases there may be.
+func (l *loop) mayDisperse(g *Generation) bool {
+	return g.early > 0 && len(l.gens) == 1 && l.paused == 0
 }

@@ -66,6 +66,7 @@ func (l *loop) renewed(anchor instant, g *Generation, granted Lease, increment t
 		case errors.Is(err, ErrLeaseGone):
 			l.leaseGone(g)
 		case errors.Is(err, ErrDenied):
+			g.denied = true
 			l.urgent("renewal is denied")
 		}
 	}

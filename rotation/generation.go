@@ -26,8 +26,8 @@ type Generation struct {
 	live   func()      // called, without a lock held, when no login is possible and the last socket went
 
 	mu     sync.Mutex
-	open   bool // takes logins
-	ending int  // enders at work: they may still log in, by BindToEnd
+	open   bool                               // takes logins
+	ending int                                // enders at work: they may still log in, by BindToEnd
 	conns  map[*Attachment]map[*Conn]struct{} // no set is empty
 
 	owned // belongs to the Rotator's goroutine

@@ -136,6 +136,7 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 	g := newGeneration(l.seq, cred, l.r.nudge)
 	g.state, g.lease, g.born = StateIssued, lease, now
 	g.term = newTerm(now, lease, l.r.random())
+	g.term.first = l.early == 0
 	l.gens = append(l.gens, g)
 	l.op.gen, l.op.since = g, l.r.now()
 	l.op.probeAt = l.op.since
@@ -195,8 +196,11 @@ func (l *loop) refreshed(now instant, lease Lease) {
 
 // emitFailure ends the attempt with e.Err and says when the next one is due.
 func (l *loop) emitFailure(e Event) {
+	needless := l.op.reason == dispersal
 	l.attemptDone(e.Err)
-	e.Attempt, e.RetryAt = l.failures, l.retryAt.t
+	if !needless {
+		e.Attempt, e.RetryAt = l.failures, l.retryAt.t
+	}
 	l.emit(e)
 	if l.lost != nil {
 		l.lost.Err = e.Err
@@ -210,7 +214,7 @@ func (l *loop) attemptDone(err error) {
 	if err == nil || l.want == "requested" {
 		l.want = "" // whoever asked has the new credential, or the error and the old one
 	}
-	stale := l.op.stale
+	stale, needless := l.op.stale, l.op.reason == dispersal
 	if stale && l.want == "" {
 		l.want = sourceChanged
 	}
@@ -231,6 +235,10 @@ func (l *loop) attemptDone(err error) {
 	l.notBefore = now.add(retryAfter(err))
 	if stale {
 		l.soon()
+	}
+	if needless { // nobody has to know: it is not tried again, and nothing is wrong with the credential
+		l.succeeded("probe")
+		return
 	}
 	l.failed("issue", l.failures, err)
 }
@@ -345,7 +353,7 @@ func (l *loop) publish(now instant, op *operation, took time.Duration) {
 	g.state = StateCurrent
 	l.current = g
 	died := l.lost != nil || old != nil && old.gone
-	if died && old != nil && now.since(old.born) < old.term.fair() {
+	if old != nil && (died || old.denied) && now.since(old.born) < old.term.fair() {
 		l.early++
 	} else {
 		l.early = 0

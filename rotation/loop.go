@@ -67,6 +67,7 @@ type owned struct {
 	early   time.Duration // the age at which it is replaced though it need not be; 0: never
 
 	refused bool // the database refused it
+	denied  bool // the source refused to renew it
 	gone    bool // its lease is known to be gone
 	swept   bool // the targets have ended what had no socket any more
 	stays   bool // its sessions are as good as those of its successor
@@ -163,7 +164,7 @@ func (l *loop) next(now instant) (do action, in time.Duration, why string) {
 	if do == actRenew && g.renewFailures > 0 {
 		in = max(in, now.until(g.renewAt))
 	}
-	if rest := g.early - now.since(g.born); g.early > 0 && rest < in {
+	if rest := g.early - now.since(g.born); l.mayDisperse(g) && in > 0 && rest < in {
 		return actRotate, rest, dispersal
 	}
 	return do, in, why

@@ -48,7 +48,7 @@ func TestHazard21LeaseGone(t *testing.T) {
 }
 
 // hazard 22: a passing fault is retried, ever less often, until the margin: seven times in half a
-// minute, after half a minute more, as the dice have it, and then twice, half of a quarter of an hour apart.
+// minute, once after a quarter of an hour, as the dice have it, and ever closer to the margin.
 func TestHazard22PassingFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newRig(t, hourLease)
@@ -65,7 +65,7 @@ func TestHazard22PassingFault(t *testing.T) {
 		}
 		g.at(55*time.Minute - 1)
 		g.wantCurrent(1)
-		g.wantCalls(1, 8+1+2, 0)
+		g.wantCalls(1, 8+1+3, 0)
 		g.at(55 * time.Minute)
 		g.wantCurrent(2)
 		if e := g.last(Published); e.Reason != "renewal keeps failing" {

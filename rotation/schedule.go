@@ -183,12 +183,12 @@ func rotateReason(t term) string {
 // jitter does that within hours.
 const mixing = 10 * time.Minute
 
-// renewAfter is the age at which t is renewed. The first renewal comes at any time
-// until then, since many may have been issued at this moment.
+// renewAfter is the age at which t is renewed. The first renewal comes at almost any
+// time until then, since many may have been issued at this moment.
 func (t term) renewAfter() time.Duration {
 	due := t.granted/3*2 - t.granted/20
 	if t.first && t.full >= mixing {
-		return due - spread(due, t.jitter)
+		return due - spread(due/20*19, t.jitter)
 	}
 	return due + spread(t.granted/10, t.jitter)
 }
@@ -238,21 +238,21 @@ func backoff(n int, base, limit, asked time.Duration, jitter float64) time.Durat
 }
 
 // renewalBackoff is how long to wait after the nth renewal in a row that failed, where
-// rest is left until the credential is replaced instead: not long at first, since most
-// faults pass. After that it is once in a quarter of an hour, at a random time: if the
-// source is down, everybody else is waiting for it too, and the lease is good meanwhile.
+// rest is left until the credential is replaced instead. Not long at first, since most
+// faults pass. After that it is seldom, since the lease is good meanwhile: if the source
+// is down everybody else is waiting for it too. The last attempt is just before the
+// replacement: whatever has passed by then costs no credential.
 func renewalBackoff(n int, full, rest, asked time.Duration, jitter float64) time.Duration {
-	const often, seldom, least = 7, 15 * time.Minute, 30 * time.Second
-	var in time.Duration
-	switch {
-	case n <= often:
+	const often, seldom, least = 7, 30 * time.Minute, 30 * time.Second
+	if n <= often {
 		return backoff(n, min(250*time.Millisecond, full/50), least, asked, jitter)
-	case n == often+1:
-		in = spread(min(rest, seldom), jitter)
-	default:
-		in = seldom/2 + spread(seldom, jitter)
 	}
-	return max(in, least, asked+spread(asked/10, jitter))
+	margin := min(rest/8, least)
+	in := min(seldom/2+spread(seldom, jitter), rest-margin-spread(margin, jitter))
+	if in < time.Second { // that was the last one
+		in = least
+	}
+	return max(in, asked+spread(asked/10, jitter))
 }
 
 // floor is the least time between the start of two issues: interval, doubled for

@@ -132,7 +132,7 @@ func TestPlanSpreads(t *testing.T) {
 		earliest, later time.Duration // with jitter 0 and jitter 1
 	}{
 		{Lease{TTL: 5 * time.Minute, Renewable: true}, 185 * time.Second, 215 * time.Second},
-		{Lease{TTL: time.Hour, Renewable: true}, 37 * time.Minute, 0}, // many may have been issued now
+		{Lease{TTL: time.Hour, Renewable: true}, 37 * time.Minute, 37 * time.Minute / 20}, // many may have been issued now
 		{Lease{TTL: time.Hour}, 55 * time.Minute, 52*time.Minute + 30*time.Second},
 		{Lease{RefreshAfter: 2 * time.Minute}, 2 * time.Minute, 126 * time.Second},
 		{Lease{RefreshAfter: 24 * time.Hour}, 24 * time.Hour, 24*time.Hour + 10*time.Second}, // a static role's password changes then
@@ -164,11 +164,14 @@ func TestRenewalBackoff(t *testing.T) {
 		{1, 5 * time.Second, time.Second, 0, 50 * time.Millisecond, 100 * time.Millisecond},
 		{7, h, 18 * m, 0, 8 * time.Second, 16 * time.Second},
 		{7, h, 18 * m, m, m, 66 * time.Second},
-		{8, h, 12 * m, 0, 30 * time.Second, 12 * m},
-		{8, 24 * h, 8 * h, 0, 30 * time.Second, 15 * m},
-		{8, h, 12 * m, 10 * m, 10 * m, 12 * m},
-		{9, 24 * h, 8 * h, 0, 450 * time.Second, 1350 * time.Second},
-		{99, 24 * h, 8 * h, 0, 450 * time.Second, 1350 * time.Second},
+		{8, h, 12 * m, 0, 11 * m, 690 * time.Second},
+		{8, h, 2 * m, 0, 90 * time.Second, 105 * time.Second},
+		{8, 5 * m, 16 * time.Second, 0, 12 * time.Second, 14 * time.Second},
+		{8, h, time.Second, 0, 30 * time.Second, 30 * time.Second},
+		{8, h, -m, 0, 30 * time.Second, 30 * time.Second},
+		{8, 24 * h, 8 * h, 0, 15 * m, 45 * m},
+		{8, h, 12 * m, 20 * m, 20 * m, 22 * m},
+		{99, 24 * h, 8 * h, 0, 15 * m, 45 * m},
 	} {
 		one, other := renewalBackoff(c.n, c.full, c.rest, c.asked, 0), renewalBackoff(c.n, c.full, c.rest, c.asked, most)
 		low, high := min(one, other), max(one, other)

@@ -131,7 +131,7 @@ func wasRevoked(w window, f *failure) bool {
 		}
 		// There is no other credential: until the new token is there, or Vault is. Nothing then takes the place of
 		// connections that were draining already, until their deadline.
-		if (f.Class.isRefusal() || f.Class == ended && f.Long) && cannotIssue(w, f) {
+		if (f.Class.isRefusal() || f.Class == ended && f.Long) && cannotIssue(w, f, p.injected) {
 			return true
 		}
 	}
@@ -139,11 +139,12 @@ func wasRevoked(w window, f *failure) bool {
 }
 
 // cannotIssue reports whether something kept Vault from giving the lane a credential while f's operation waited, or shortly before:
-// a pool without one asks again after pauses that double, so once more before it has been without twice as long.
-func cannotIssue(w window, f *failure) bool {
+// a pool that has lost its own asks again after pauses that double, so once more before it has been without twice as long,
+// and after half a minute at most.
+func cannotIssue(w window, f *failure, lost time.Time) bool {
 	return slices.ContainsFunc(w.faults, func(p *planned) bool {
 		lasts := p.fault.lift != nil && (p.fault.blocks(f.Lane.database()) || p.fault.revokes(f.Lane))
-		asksAgain := max(reaction, p.lifted.Sub(w.began))
+		asksAgain := min(30*time.Second, max(0, p.lifted.Sub(lost))) + reaction
 		return lasts && !f.Ended.Before(p.injected) && (f.Began.Before(p.lifted.Add(asksAgain)) || !w.healed)
 	})
 }

@@ -67,8 +67,8 @@ func TestVerdicts(t *testing.T) {
 		{"what could have been", []*planned{happened(t, "lease revoked, pgvault", 0, 0)}, calm, long(failed(pgOurs, ended, 3)), excess},
 		{"no credential, before Vault went", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, failed(myOurs, noCredential, 0.1), excess},
 		{"waiting since before it went", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, since(0.1, failed(myOurs, noCredential, 0.5)), byRevoked},
-		{"until it is asked again", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, failed(myOurs, noCredential, 9.9), byRevoked},
-		{"and has answered", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, failed(myOurs, noCredential, 10.1), excess},
+		{"until it is asked again", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, failed(myOurs, noCredential, 11.9), byRevoked},
+		{"and has answered", []*planned{happened(t, "lease revoked, mysqlvault", 0, 0), happened(t, "Vault killed", 0.2, 5)}, calm, failed(myOurs, noCredential, 12.1), excess},
 		{"no room for connections that were lost", []*planned{happened(t, "token revoked, mysqlvault", 0, 1), happened(t, "MariaDB full", 0.5, 5)}, calm, failed(myOurs, myFull, 3), byRevoked},
 		{"no room, but none was lost", []*planned{happened(t, "token revoked, pgvault", 0, 1), happened(t, "MariaDB full", 0.5, 5)}, calm, failed(myOurs, myFull, 3), byFault},
 
