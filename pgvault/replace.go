@@ -49,12 +49,13 @@ const loginTimeout = 10 * time.Second
 // replacer replaces the connections of one generation in one pool. What is atomic
 // callers read too.
 type replacer struct {
-	t      *target
-	pool   *pgxpool.Pool
-	old    *rotation.Generation
-	ctx    context.Context // marked as a sweep
-	misses int             // looks in a row at which no old connection was idle
-	built  atomic.Bool     // the last Acquire built a connection
+	t       *target
+	pool    *pgxpool.Pool
+	old     *rotation.Generation
+	ctx     context.Context // marked as a sweep
+	retried bool            // see mayClose
+	misses  int             // looks in a row at which no old connection was idle
+	built   atomic.Bool     // the last Acquire built a connection
 
 	late  time.Time   // half the drain window is over: no caller gets an old connection, if that can be helped
 	last  time.Time   // three quarters are
@@ -73,7 +74,7 @@ func (r *replacer) round(missing bool) {
 		case err == nil:
 			r.doubt.Store(false)
 			r.lost.Store(false)
-		case serverFull(err) && (!r.lost.Load() || time.Now().After(r.last)):
+		case serverFull(err) && r.mayClose():
 			r.makeRoom()
 			return
 		default:
@@ -98,6 +99,22 @@ func (r *replacer) round(missing bool) {
 	give(idle)
 }
 
+// mayClose reports whether an old connection may be closed though none may come of it. That
+// is so once, once more when half of the drain window is over, since a login may have
+// taken somebody else's place, and in the last quarter, when there is little to lose.
+func (r *replacer) mayClose() bool {
+	now := time.Now()
+	switch {
+	case !r.lost.Load(), now.After(r.last):
+		return true
+	case now.After(r.late) && !r.retried:
+		r.retried = true
+		return true
+	default:
+		return false
+	}
+}
+
 // pick separates one old connection, nil if there is none, from the others.
 func (r *replacer) pick(idle []*pgxpool.Conn) (*pgxpool.Conn, []*pgxpool.Conn) {
 	i := slices.IndexFunc(idle, r.isOld)
@@ -115,7 +132,10 @@ func (r *replacer) makeRoom() {
 	open := r.t.gate.close()
 	victim, others := r.pick(r.takeIdle())
 	if victim == nil {
-		r.yield.Store(len(others) == 0)
+		if len(others) == 0 {
+			r.lost.Store(true)
+			r.yield.Store(true)
+		}
 		give(others)
 		open()
 		return

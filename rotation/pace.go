@@ -10,6 +10,7 @@ import (
 // half is for what was in use meanwhile. It is for [Target.Replace].
 type Pace struct {
 	end     time.Time
+	last    time.Time     // a quarter of the window is left
 	least   time.Duration // half the even interval: never more than twice the rate
 	longest time.Duration
 	left    int // at the last look
@@ -21,6 +22,7 @@ func NewPace(start, by time.Time, n int) *Pace {
 	half := max(0, by.Sub(start)/2)
 	return &Pace{
 		end:     start.Add(half),
+		last:    start.Add(half + half/2),
 		least:   max(half/time.Duration(2*max(n, 1)), time.Millisecond),
 		longest: min(max(half/8, time.Millisecond), time.Second),
 		left:    n + 1,
@@ -35,10 +37,12 @@ func (p *Pace) Least() time.Duration { return p.least }
 
 // Next is the time to the next replacement, where left are to be replaced. While
 // they do not get fewer, neither replaced nor given up by a caller, it gets longer,
-// since each look disturbs the pool.
+// since each look disturbs the pool; but not when there is no time for that any more.
 func (p *Pace) Next(now time.Time, left int) time.Duration {
 	if p.misses++; left < p.left {
 		p.misses = 0
+	} else if now.After(p.last) {
+		p.misses = min(p.misses, 1)
 	}
 	p.left = left
 	even := p.end.Sub(now) / time.Duration(max(left, 1))
