@@ -88,7 +88,7 @@ func (p *Pool) awaitRoom(ctx context.Context, t *tries, err error) error {
 		return err
 	}
 	longest := min(10*time.Millisecond<<min(t.pauses, 5), 200*time.Millisecond)
-	pause, cancel := context.WithTimeout(ctx, longest/2+rand.N(longest))
+	pause, cancel := context.WithTimeout(ctx, longest/2+rand.N(longest)) //nolint:gosec // jitter is no secret
 	defer cancel()
 	open, mine := p.target.gate.tryClose()
 	defer open()
