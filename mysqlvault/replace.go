@@ -40,10 +40,13 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		if left == 0 {
 			return
 		}
-		least, wait := p.Least(), p.Next(time.Now(), left)
+		began := time.Now()
+		least, wait := p.Least(), p.Next(began, left)
 		if r.round(ctx) && old.Dead() {
 			continue // there is nothing to spare
 		}
+		took := time.Since(began)
+		least, wait = least-took, wait-took
 		if r.failed { // however little time there is
 			least, wait = max(least, retryPause), max(wait, retryPause)
 		}

@@ -34,10 +34,11 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 			time.AfterFunc(pingAfter, func() { t.end(r) })
 			return
 		}
+		began := time.Now()
 		r.round(missing > 0)
 		select {
 		case <-ctx.Done():
-		case <-time.After(p.Next(time.Now(), left)):
+		case <-time.After(p.Next(began, left) - time.Since(began)):
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (p *Pace) End() time.Time { return p.end }
 // Least is the shortest time between two replacements: twice the even rate.
 func (p *Pace) Least() time.Duration { return p.least }
 
-// Next is the time to the next replacement, where left are to be replaced. While
+// Next is the time from the start of one replacement to that of the next, where left are to be replaced. While
 // they do not get fewer, neither replaced nor given up by a caller, it gets longer,
 // since each look disturbs the pool; but not when there is no time for that any more.
 func (p *Pace) Next(now time.Time, left int) time.Duration {
@@ -55,8 +55,9 @@ func (p *Pace) Next(now time.Time, left int) time.Duration {
 func (a *Attachment) Rounds(ctx context.Context, old *Generation, by time.Time) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		pace := NewPace(time.Now(), by, a.Connections(old))
+		began := time.Now()
 		for left := a.Connections(old); left > 0 && yield(left); left = a.Connections(old) {
-			wait := pace.Next(time.Now(), left)
+			wait := pace.Next(began, left) - time.Since(began)
 			if old.Dead() {
 				wait = time.Millisecond
 			}
@@ -65,6 +66,7 @@ func (a *Attachment) Rounds(ctx context.Context, old *Generation, by time.Time) 
 				return
 			case <-time.After(wait):
 			}
+			began = time.Now()
 		}
 	}
 }
