@@ -16,9 +16,10 @@ import (
 
 // session is what we remember of a connection, beside its socket.
 type session struct {
-	pg    *pgconn.PgConn
-	swept atomic.Bool // it was taken and given back by us: its idle time lies
-	quiet atomic.Bool // we release it now: the user's AfterRelease and tracer step aside
+	pg        *pgconn.PgConn
+	sweeper   atomic.Pointer[replacer] // who took it and gave it back last, so that its idle time lies
+	idleSince atomic.Int64             // since when it is idle, as far as we know, in Unix nanoseconds; 0: it has been used since
+	quiet     atomic.Bool              // we release it now: the user's AfterRelease and tracer step aside
 }
 
 type contextKey int
@@ -262,16 +263,21 @@ const pingAfter = time.Second // pgxpool's default
 // reset by taking it. Some time after we have stopped doing that, the rule comes
 // to the same by itself.
 func (t *target) shouldPing(_ context.Context, p pgxpool.ShouldPingParams) bool {
-	return p.IdleDuration > pingAfter || t.look.Load() && wasSwept(p.Conn)
+	return t.look.Load() && wasIdle(p.Conn) || p.IdleDuration > pingAfter
 }
 
 func (t *target) shouldPingOrUser(ctx context.Context, p pgxpool.ShouldPingParams) bool {
-	return t.user.ShouldPing(ctx, p) || wasSwept(p.Conn)
+	return wasIdle(p.Conn) || t.user.ShouldPing(ctx, p)
 }
 
-func wasSwept(conn *pgx.Conn) bool {
+// wasIdle reports whether a connection that we have taken and given back meanwhile was
+// idle for long, or may have been.
+func wasIdle(conn *pgx.Conn) bool {
 	s := sessionOf(trackedConn(conn))
-	return s != nil && s.swept.Load() && s.swept.CompareAndSwap(true, false)
+	if s == nil || s.idleSince.Load() == 0 {
+		return false
+	}
+	return time.Now().UnixNano()-s.idleSince.Swap(0) > int64(pingAfter)
 }
 
 func (t *target) afterRelease(conn *pgx.Conn) bool {

@@ -97,7 +97,7 @@ func (r *replacer) round(missing bool) {
 		r.build(idle, open)
 		return
 	}
-	give(idle)
+	r.give(idle)
 }
 
 // mayClose reports whether an old connection may be closed though none may come of it. That
@@ -137,13 +137,13 @@ func (r *replacer) makeRoom() {
 			r.lost.Store(true)
 			r.yield.Store(true)
 		}
-		give(others)
+		r.give(others)
 		open()
 		return
 	}
 	r.lost.Store(true)
 	gone := victim.Hijack()
-	give(others)
+	r.give(others)
 	open()
 	select {
 	case <-r.t.discard(gone):
@@ -176,7 +176,7 @@ func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn, open fu
 	case built:
 		gone = victim.Hijack()
 	default:
-		giveOne(victim, true) // as good as before
+		r.giveOne(victim, true) // as good as before
 		return
 	}
 	r.t.discard(gone)
@@ -188,7 +188,7 @@ func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn, open fu
 // also get one that a caller has just released.
 func (r *replacer) build(others []*pgxpool.Conn, open func()) bool {
 	giveBack := sync.OnceFunc(func() {
-		give(others)
+		r.give(others)
 		open()
 	})
 	ctx, cancel := context.WithTimeout(r.ctx, loginTimeout)
@@ -201,7 +201,7 @@ func (r *replacer) build(others []*pgxpool.Conn, open func()) bool {
 		return false
 	}
 	built := r.built.Load()
-	giveOne(c, !built)
+	r.giveOne(c, !built)
 	return built
 }
 
@@ -232,17 +232,28 @@ func (r *replacer) takeIdle() []*pgxpool.Conn { return r.pool.AcquireAllIdle(r.c
 
 // give returns connections that were taken, in the order in which they were idle:
 // the one to be used next comes last.
-func give(conns []*pgxpool.Conn) {
+func (r *replacer) give(conns []*pgxpool.Conn) {
 	for _, c := range slices.Backward(conns) {
-		giveOne(c, true)
+		r.giveOne(c, true)
 	}
 }
 
 // giveOne returns a connection without the user's AfterRelease. Its idle time
-// starts anew, so that pgxpool would not ping it: rested says that it must.
-func giveOne(conn *pgxpool.Conn, rested bool) {
+// starts anew, so that pgxpool would not ping it: idleSince says whether it must. Of one
+// that is taken for the first time that is not known; one that was used since we gave it
+// back before has not been idle for long.
+func (r *replacer) giveOne(conn *pgxpool.Conn, rested bool) {
 	if s := sessionOf(trackedConn(conn.Conn())); s != nil {
-		s.swept.Store(rested)
+		known := s.sweeper.Swap(r) == r
+		switch {
+		case !rested:
+			s.idleSince.Store(0)
+		case s.idleSince.Load() != 0: // since then
+		case known:
+			s.idleSince.Store(time.Now().UnixNano())
+		default:
+			s.idleSince.Store(1) // long ago
+		}
 		s.quiet.Store(true)
 	}
 	conn.Release()

@@ -12,8 +12,8 @@ package rotation
 // examples (default_ttl of an hour, max_ttl of a day). If the ceiling is lower, some
 // reach it together once, and are dispersed then.
 func (l *loop) disperse(now instant, g, old *Generation, reason string) {
-	if l.lost != nil {
-		reason = "" // whatever it was, others have waited for it too
+	if l.lost != nil || l.failures > 0 {
+		reason = "" // whatever it was, others have waited for the source too
 	}
 	switch reason {
 	case dispersal:
