@@ -44,7 +44,7 @@ func TestHazard42Dispersal(t *testing.T) {
 		})
 		g.at(130 * time.Hour)
 		want := " 1 start at 0s, 2 spread at 6h0m0s, 3 lease ceiling at 29h53m0s, 4 lease ceiling at 53h46m0s, 5 lease ceiling at 77h39m0s," +
-			" 6 lease is gone at 80h36m0s, 7 spread at 86h34m0s, 8 lease ceiling at 110h27m0s,"
+			" 6 lease is gone at 80h11m0s, 7 spread at 86h9m0s, 8 lease ceiling at 110h2m0s,"
 		if got := g.reasons(); got != want {
 			t.Errorf("published:%s\nwant:     %s", got, want)
 		}

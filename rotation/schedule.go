@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"math"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,7 +14,11 @@ type instant struct {
 	skew time.Duration // what the wall clock was moved by; tests only
 }
 
-func readClocks() instant { return instant{t: time.Now()} }
+// wallSkew moves the wall clock, as this package sees it, in programs that have been linked to do
+// so: the fault suite is, since no process has a clock of its own to set.
+var wallSkew atomic.Int64
+
+func readClocks() instant { return instant{time.Now(), time.Duration(wallSkew.Load())} }
 
 // since returns the time from a to i: the longer of the two clocks' answers.
 func (i instant) since(a instant) time.Duration {
@@ -184,13 +189,18 @@ func rotateReason(t term) string {
 const mixing = 10 * time.Minute
 
 // renewAfter is the age at which t is renewed. The first renewal comes at almost any
-// time until then, since many may have been issued at this moment.
+// age until then, since many may have been issued at this moment.
 func (t term) renewAfter() time.Duration {
-	due := t.granted/3*2 - t.granted/20
-	if t.first && t.full >= mixing {
-		return due - spread(due/20*19, t.jitter)
+	due, span := t.granted/3*2-t.granted/20, t.granted/10
+	if !t.first || t.full < mixing {
+		return due + spread(span, t.jitter)
 	}
-	return due + spread(t.granted/10, t.jitter)
+	all := due/20*19 + span // as long as it is from one renewal to the next
+	at := due + spread(all, t.jitter)
+	if at > due+span {
+		at -= all
+	}
+	return at
 }
 
 func spread(d time.Duration, jitter float64) time.Duration {

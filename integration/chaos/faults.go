@@ -16,6 +16,7 @@ const (
 	onPostgres   subject = postgresName
 	onMariaDB    subject = mariadbName
 	onLoad       subject = "load"
+	onClock      subject = "clock"
 	onCredential subject = "credential"
 )
 
@@ -64,6 +65,8 @@ func catalogue() []*fault {
 		{name: "Vault answers 503", subject: onVault, least: 2 * s, most: 8 * s, inject: answers(http.StatusServiceUnavailable), lift: answers(0)},
 		{name: "process suspended", subject: onLoad, least: 2 * s, most: 6 * s, inject: suspend, lift: resume},
 		{name: longer("process suspended"), subject: onLoad, least: leaseTTL + s, most: leaseTTL + 4*s, alone: true, inject: suspend, lift: resume},
+		{name: "clock set forward", subject: onClock, least: 2 * s, most: 6 * s, alone: true, inject: jump(time.Hour), lift: jump(0)},
+		{name: "clock set back", subject: onClock, least: 2 * s, most: 6 * s, alone: true, inject: jump(-time.Hour), lift: jump(0)},
 	}
 	for _, l := range ours {
 		all = append(all,
@@ -105,6 +108,10 @@ func disconnect(_ context.Context, s *site, p *planned) error { p.link(s).refuse
 func (p *planned) link(s *site) *link                         { return s.links[string(p.fault.subject)] }
 
 func (p *planned) onPostgres() bool { return p.fault.subject == onPostgres }
+
+func jump(by time.Duration) func(context.Context, *site, *planned) error {
+	return func(_ context.Context, s *site, _ *planned) error { return s.process.jump(by) }
+}
 
 func answers(status int) func(context.Context, *site, *planned) error {
 	return func(_ context.Context, s *site, _ *planned) error { s.vault.answer(status); return nil }

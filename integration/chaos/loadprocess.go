@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
+	_ "unsafe" // for go:linkname
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -60,6 +62,16 @@ func load(in *bufio.Reader, r *reporter) error {
 	r.send(message{End: &end, Wrote: p.wrote()})
 	return r.err
 }
+
+// instruction is what the load process is told while it works.
+type instruction struct {
+	Skew time.Duration `json:"skew"` // by how much the wall clock is wrong
+}
+
+// wallSkew is the engine's own: its wall clock is this much ahead. A process has no clock of its own that could be set.
+//
+//go:linkname wallSkew github.com/vaultpool/vaultpool/rotation.wallSkew
+var wallSkew atomic.Int64
 
 // pools is the four of them, with their load.
 type pools struct {
@@ -198,7 +210,12 @@ func (p *pools) run(in io.Reader) {
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		_, _ = io.Copy(io.Discard, in)
+		eachLine(in, func(line []byte) {
+			var o instruction
+			if err := json.Unmarshal(line, &o); err == nil {
+				wallSkew.Store(int64(o.Skew))
+			}
+		})
 	}()
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()

@@ -114,6 +114,11 @@ func eachLine(r io.Reader, line func([]byte)) {
 func (p *process) suspend() error { return p.command.Process.Signal(syscall.SIGSTOP) }
 func (p *process) resume() error  { return p.command.Process.Signal(syscall.SIGCONT) }
 
+// jump makes the process's wall clock wrong by that much.
+func (p *process) jump(by time.Duration) error {
+	return json.NewEncoder(p.input).Encode(instruction{Skew: by})
+}
+
 // stop lets the load end, and waits until the pools are closed.
 func (p *process) stop() error {
 	_ = p.input.Close() // an error means that it has ended
