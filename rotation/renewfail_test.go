@@ -65,7 +65,7 @@ func TestHazard22PassingFault(t *testing.T) {
 		}
 		g.at(55*time.Minute - 1)
 		g.wantCurrent(1)
-		g.wantCalls(1, 8+1+3, 0)
+		g.wantCalls(1, 8+1+2, 0)
 		g.at(55 * time.Minute)
 		g.wantCurrent(2)
 		if e := g.last(Published); e.Reason != "renewal keeps failing" {

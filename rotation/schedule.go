@@ -257,7 +257,7 @@ func renewalBackoff(n int, full, rest, asked time.Duration, jitter float64) time
 	if n <= often {
 		return backoff(n, min(250*time.Millisecond, full/50), least, asked, jitter)
 	}
-	margin := min(rest/8, least)
+	margin := min(rest/8, 5*time.Second)
 	in := min(seldom/2+spread(seldom, jitter), rest-margin-spread(margin, jitter))
 	if in < time.Second { // that was the last one
 		in = least

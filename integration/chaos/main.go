@@ -17,11 +17,11 @@
 //
 // # The clock
 //
-// The library knows the time by time.Now alone. One process cannot be given a wall clock of its own: a time namespace
-// has its own monotonic clock but not its own time of day, a preloaded library is not asked by Go programs, and setting
-// the machine's clock would hit everybody. So here the whole load process is stopped and continued, for seconds and for
-// longer than a lease: what happens to a program in a suspended machine, but for the monotonic clock, which goes on. The
-// jumps of one clock against the other are tested in package rotation.
+// One process cannot be given a wall clock of its own: a time namespace has its own monotonic clock but not its own
+// time of day, a preloaded library is not asked by Go programs, and setting the machine's clock would hit everybody. So
+// what jumps is the wall clock as the engine in the load process sees it, which this program is linked to move: an hour
+// forward and back, and right again. And the whole load process is stopped and continued, for seconds and for longer than
+// a lease: what happens to a program in a suspended machine, but for the monotonic clock, which goes on.
 package main
 
 import (
