@@ -104,8 +104,9 @@ func TestHazard07_SlowBeforeClose(t *testing.T) {
 	t.Cleanup(g.Open)
 	old := sessionUser(t, s)
 	held := s.acquire(t)
-	g.ShutFor(1)
+	g.ShutAfter(1, 1) // the first is that of the new credential's proof
 	s.rotate(t)
+	eventually(t, "the proof is over", func(context.Context) bool { return s.connections(2) == 0 })
 	held.Release()
 	g.Queue(t, 1)
 	eventually(t, "the pool has forgotten the old connection", func(context.Context) bool {
