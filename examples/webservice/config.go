@@ -16,6 +16,7 @@ type config struct {
 	requestTimeout time.Duration
 	drainTimeout   time.Duration
 	poolTimeout    time.Duration
+	allowRotate    bool
 	printSchema    bool
 }
 
@@ -48,6 +49,8 @@ func parseConfig(args []string, getenv func(string) string, usage io.Writer) (co
 		"how long requests under way may take when the service stops")
 	flags.DurationVar(&cfg.poolTimeout, "pool-timeout", 10*time.Second,
 		"how long closing connections and revoking the lease may take after that")
+	flags.BoolVar(&cfg.allowRotate, "allow-rotate", false,
+		"let whoever reaches the status page replace the credential")
 	flags.BoolVar(&cfg.printSchema, "print-schema", false, "print the SQL that creates the tables, and exit")
 	if err := flags.Parse(args); err != nil {
 		return config{}, err // flags has printed it, with the usage

@@ -59,8 +59,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	}
 	db.rotator.Subscribe(func(e rotation.Event) { logEvent(logger, e) }) // until the database is closed
 
-	err = serve(ctx, cfg, newServer(db.store, db.rotator, cfg.requestTimeout, logger), logger)
-
+	err = serveDatabase(ctx, cfg, db, logger)
 	// No request is left: give the connections and the lease back.
 	logger.Info("closing the database")
 	if closeErr := db.close(); closeErr != nil {
@@ -70,6 +69,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		logger.Info("stopped")
 	}
 	return err
+}
+
+// serveDatabase serves what there is on the database until ctx ends.
+func serveDatabase(ctx context.Context, cfg config, db *database, logger *slog.Logger) (err error) {
+	mux := http.NewServeMux()
+	(&server{store: db.store, timeout: cfg.requestTimeout, logger: logger}).mount(mux)
+	stopMetrics, err := mountOperators(mux, db.rotator, cfg.allowRotate)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopMetrics()) }()
+	return serve(ctx, cfg, mux, logger)
 }
 
 // serve answers requests until ctx ends, then lets those that are under way finish.

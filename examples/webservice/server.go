@@ -19,27 +19,19 @@ const (
 	maxLimit     = 100
 )
 
-// credentials is what the health and status pages need: a *rotation.Rotator.
-type credentials interface{ Status() rotation.Status }
-
 type server struct {
-	store       store
-	credentials credentials
-	timeout     time.Duration
-	logger      *slog.Logger
+	store   store
+	timeout time.Duration // of a request
+	logger  *slog.Logger
 }
 
-func newServer(store store, credentials credentials, timeout time.Duration, logger *slog.Logger) http.Handler {
-	s := &server{store: store, credentials: credentials, timeout: timeout, logger: logger}
-	mux := http.NewServeMux()
+// mount adds what the service is for.
+func (s *server) mount(mux *http.ServeMux) {
 	mux.HandleFunc("GET /items", s.handle(s.listItems))
 	mux.HandleFunc("POST /items", s.handle(s.createItem))
 	mux.HandleFunc("GET /items/{id}", s.handle(s.getItem))
 	mux.HandleFunc("GET /accounts/{id}", s.handle(s.getAccount))
 	mux.HandleFunc("POST /transfers", s.handle(s.createTransfer))
-	mux.HandleFunc("GET /healthz", s.health)
-	mux.HandleFunc("GET /status", s.status)
-	return mux
 }
 
 // badRequestError is an error whose text the client may see.
@@ -97,14 +89,14 @@ func (s *server) reply(w http.ResponseWriter, code int, answer any) {
 }
 
 func (s *server) listItems(r *http.Request) (int, any, error) {
-	limit := defaultLimit
+	limit := int64(defaultLimit)
 	if text := r.URL.Query().Get("limit"); text != "" {
 		var err error
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxLimit {
+		if limit, err = strconv.ParseInt(text, 10, 32); err != nil || limit < 1 || limit > maxLimit {
 			return 0, nil, badRequestError{fmt.Sprintf("limit must be a number from 1 to %d", maxLimit)}
 		}
 	}
-	items, err := s.store.listItems(r.Context(), limit)
+	items, err := s.store.listItems(r.Context(), int32(limit))
 	return http.StatusOK, items, err
 }
 

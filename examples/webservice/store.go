@@ -1,5 +1,7 @@
 package main
 
+//go:generate env CGO_ENABLED=0 go run github.com/sqlc-dev/sqlc/cmd/sqlc@v1.31.1 generate
+
 import (
 	"context"
 	"errors"
@@ -33,9 +35,18 @@ type transfer struct {
 	Amount int64 `json:"amount"`
 }
 
+// lockOrder is the accounts of a transfer, always in the same order, so that transfers in opposite directions wait for
+// each other instead of deadlocking.
+func (t transfer) lockOrder() []int64 { return []int64{min(t.From, t.To), max(t.From, t.To)} }
+
+// changes is what a transfer adds to each balance.
+func (t transfer) changes() []account {
+	return []account{{ID: t.From, Balance: -t.Amount}, {ID: t.To, Balance: t.Amount}}
+}
+
 // store is what the handlers need: postgresStore, mysqlStore, or a map in tests.
 type store interface {
-	listItems(ctx context.Context, limit int) ([]item, error) // newest first
+	listItems(ctx context.Context, limit int32) ([]item, error) // newest first
 	createItem(ctx context.Context, name string, quantity int32) (item, error)
 	item(ctx context.Context, id int64) (item, error)
 	account(ctx context.Context, id int64) (account, error)
@@ -46,7 +57,7 @@ type store interface {
 // database is an open store, and what the rest of the service needs of it.
 type database struct {
 	store   store
-	rotator *rotation.Rotator // for the status page and the log
+	rotator *rotation.Rotator // for the status page, the metrics and the log
 	// close waits for the connections in use and revokes the lease, within -pool-timeout. What it could not give
 	// back is an error.
 	close func() error

@@ -40,7 +40,9 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 		return nil, err
 	}
 	defer service.kill()
-	screen.printf("ready after %s: http://%s/status", time.Since(start).Round(100*time.Millisecond), service.address)
+	screen.printf("ready after %s", time.Since(start).Round(100*time.Millisecond))
+	screen.printf("the status page, to watch all of this in a browser: http://%s%s", service.address, statusPath)
+	screen.printf("the metrics, for Prometheus: http://%s/metrics", service.address)
 	var jobs *jobs
 	if bed.MariaDB != nil {
 		if jobs, err = startJobs(ctx, setting, revocations, screen); err != nil {
@@ -114,7 +116,7 @@ func liveLine(width int, elapsed time.Duration, status *status, statusErr error,
 		if width >= wideEnough {
 			user = " " + shortUser(status.User)
 		}
-		who = fmt.Sprintf("gen %d%s  lease %4.1fs  conns %d new %d old", status.Generation, user, status.LeaseLeft, current, old)
+		who = fmt.Sprintf("gen %d%s  lease %4.1fs  conns %d new %d old", status.Generation, user, status.Lease.Left, current, old)
 	}
 	requests := "requests"
 	if width < wideEnough {

@@ -172,7 +172,8 @@ func TestEvents(t *testing.T) {
 }
 
 func TestLiveLine(t *testing.T) {
-	status := &status{Generation: 2, User: "v-token-r0001-abcdefghijklmnopqrst-1763759012", LeaseLeft: 5.25}
+	status := &status{Generation: 2, User: "v-token-r0001-abcdefghijklmnopqrst-1763759012"}
+	status.Lease.Left = 5.25
 	text := `[{"generation":1,"connections":3},{"generation":2,"connections":17}]`
 	if err := json.Unmarshal([]byte(text), &status.Generations); err != nil {
 		t.Fatal(err)

@@ -64,6 +64,9 @@ func stopInMidRotation(t *testing.T, database string) {
 	for _, problem := range report.problems() {
 		t.Error(problem)
 	}
+	if !strings.Contains(said.String(), " conns ") {
+		t.Error("the status page was never read")
+	}
 	if len(report.secrets) < 4 { // a token and a password for each of two, at least
 		t.Errorf("%d secrets are known", len(report.secrets))
 	}

@@ -20,6 +20,9 @@ const (
 	stopTimeout  = 40 * time.Second // over what the service gives itself: 15 s for requests, 10 s for the pool
 )
 
+// statusPath is where the service has its status page.
+const statusPath = "/vaultpool/"
+
 // service is the running examples/webservice, a process of its own as in real life.
 type service struct {
 	command *exec.Cmd
@@ -155,9 +158,11 @@ func (s *service) exit() string { return s.command.ProcessState.String() }
 
 // status is the part of the service's status page that is shown.
 type status struct {
-	Generation  uint64  `json:"generation"`
-	User        string  `json:"user"`
-	LeaseLeft   float64 `json:"lease_left_seconds"`
+	Generation uint64 `json:"generation"`
+	User       string `json:"user"`
+	Lease      struct {
+		Left float64 `json:"left_seconds"`
+	} `json:"lease"`
 	Generations []struct {
 		Generation  uint64 `json:"generation"`
 		Connections int    `json:"connections"`
@@ -177,7 +182,7 @@ func (s *status) connections() (current, old int) {
 }
 
 func (s *service) status(ctx context.Context) (*status, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address+"/status", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address+statusPath+"status", http.NoBody)
 	if err != nil {
 		return nil, err
 	}
