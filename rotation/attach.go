@@ -128,6 +128,11 @@ func (a *Attachment) Refused(g *Generation, err error) {
 	a.r.do(func() { a.r.loop.refusedAt(a, g, err) })
 }
 
+// PaidLogin reports that a caller made, and waited for, a login that succeeded because a
+// rotation had taken away the connection that it would have had. It is counted in
+// Status.PaidLogins. What a pool opens in the background, or because it grows, is none.
+func (a *Attachment) PaidLogin() { a.r.paid.Add(1) }
+
 // Await is [Rotator.Await].
 func (a *Attachment) Await(ctx context.Context) error { return a.r.Await(ctx) }
 

@@ -60,7 +60,7 @@ func (l *loop) renewed(anchor instant, g *Generation, granted Lease, increment t
 	rest := g.term.left(now) - g.term.lead(l.r.config)
 	g.renewAt = now.add(renewalBackoff(g.renewFailures, g.term.full, rest, retryAfter(err), l.r.random()))
 	l.failed("renew", g.renewFailures, err)
-	e := Event{Kind: RenewFailed, Generation: g.id, Attempt: g.renewFailures, RetryAt: g.renewAt.t, Err: err}
+	e := Event{Kind: RenewFailed, Generation: g.id, Took: now.since(anchor), Attempt: g.renewFailures, RetryAt: g.renewAt.t, Err: err}
 	if !l.closing {
 		switch {
 		case errors.Is(err, ErrLeaseGone):
@@ -248,7 +248,7 @@ func (l *loop) revoked(started instant, g *Generation, err error) {
 	}
 	g.revokeAt = now.add(backoff(g.revokeFailures, 250*time.Millisecond, limit, retryAfter(err), l.r.random()))
 	l.failed("revoke", g.revokeFailures, err)
-	l.emit(Event{Kind: RevokeFailed, Generation: g.id, Attempt: g.revokeFailures, RetryAt: g.revokeAt.t, Err: err})
+	l.emit(Event{Kind: RevokeFailed, Generation: g.id, Took: now.since(started), Attempt: g.revokeFailures, RetryAt: g.revokeAt.t, Err: err})
 	if l.closing && errors.Is(err, ErrDenied) && !g.term.expired(now) {
 		l.giveUpRevoking(g, err)
 	}
@@ -285,7 +285,7 @@ func (l *loop) close(ctx context.Context) bool {
 	}
 	by := now.add(now.until(l.closeBy) / 2)
 	if l.op != nil && l.op.gen != nil {
-		l.rejectCandidate(ErrClosed)
+		l.rejectCandidate(0, ErrClosed)
 	}
 	for _, g := range l.gens {
 		switch g.state {
@@ -343,14 +343,15 @@ func (l *loop) finish() {
 func (l *loop) status() Status {
 	now := l.r.now()
 	s := Status{
-		Usable: l.lost == nil && !l.closing, Unrevoked: l.unrevoked(),
-		LastError: l.lastErr, ErrorAt: l.errAt, Failures: l.errs,
+		Usable: l.lost == nil && !l.closing, Unrevoked: l.unrevoked(), Cap: l.r.config.MaxUnrevoked,
+		PaidLogins: l.r.paid.Load(),
+		LastError:  l.lastErr, ErrorAt: l.errAt, Failures: l.errs,
 		Paused: l.paused > 0, Closed: l.closing,
 	}
 	if g := l.current; g != nil {
 		s.Generation, s.User, s.Age, s.Expires = g.id, g.cred.Username(), now.since(g.born), g.term.expires()
 		if !g.term.endless() {
-			s.LeaseLeft = g.term.left(now)
+			s.LeaseLeft, s.Granted, s.RotateAt = g.term.left(now), g.term.granted, now.t.Add(l.untilRotation(now, g))
 		}
 	}
 	s.Next, s.NextAt = l.describeNext(now)

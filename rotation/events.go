@@ -48,7 +48,7 @@ type Event struct {
 	Reason      string        // why: "lease ceiling", "login refused", "requested" …
 	TTL         time.Duration // Issued, Renewed: what was granted
 	Connections int           // Draining, DrainDeadline: how many there are
-	Took        time.Duration // how long the step took, where it took a step
+	Took        time.Duration // how long the step took, where it took a step: of Published, ProbeFailed and Rejected the last proof, of CredentialBack the time without
 	Attempt     int           // failures in a row, from 1
 	RetryAt     time.Time     // when a failed step is tried again
 	Err         error

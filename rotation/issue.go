@@ -116,7 +116,7 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 			// A caching agent. Revoking it would take away what we have, and what is
 			// being given back is no good.
 			err := fmt.Errorf("the source returned the lease of generation %d again (a caching agent?)", g.id)
-			l.emitFailure(Event{Kind: SameLease, Generation: g.id, Err: err})
+			l.emitFailure(Event{Kind: SameLease, Generation: g.id, Err: err, Took: took})
 			return
 		}
 	}
@@ -143,9 +143,9 @@ func (l *loop) answered(now instant, cred Credential, lease Lease, err error) {
 	l.emit(Event{Kind: Issued, Generation: g.id, Reason: l.op.reason, TTL: lease.TTL, Took: took})
 	switch {
 	case l.closing:
-		l.rejectCandidate(ErrClosed)
+		l.rejectCandidate(0, ErrClosed)
 	case futile:
-		l.rejectCandidate(fmt.Errorf("the new lease of %v ends no later than the one in use: something else ends both (the token?)", lease.TTL))
+		l.rejectCandidate(0, fmt.Errorf("the new lease of %v ends no later than the one in use: something else ends both (the token?)", lease.TTL))
 	}
 }
 
@@ -190,7 +190,7 @@ func (l *loop) refreshed(now instant, lease Lease) {
 	g := l.current
 	g.lease, g.term = lease, newTerm(now, lease, l.r.random())
 	l.regain()
-	l.emit(Event{Kind: Refreshed, Generation: g.id, TTL: lease.TTL})
+	l.emit(Event{Kind: Refreshed, Generation: g.id, TTL: lease.TTL, Took: l.r.now().since(now)})
 	l.attemptDone(nil)
 }
 
@@ -306,7 +306,7 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 		patience = min(patience, max(replicaLag, l.current.term.lead(l.r.config)))
 	}
 	if op.gen.term.expired(now) {
-		l.rejectCandidate(fmt.Errorf("the new credential ended before it could be proven: %w", cmp.Or(p.Err, errors.New("the probe took too long"))))
+		l.rejectCandidate(now.since(started), fmt.Errorf("the new credential ended before it could be proven: %w", cmp.Or(p.Err, errors.New("the probe took too long"))))
 		return
 	}
 	switch judge(p, short, waited, patience) {
@@ -314,7 +314,7 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 		l.publish(now, op, now.since(started))
 	case reject:
 		l.helpless(p)
-		l.rejectCandidate(fmt.Errorf("the new credential cannot log in: %w", p.Err))
+		l.rejectCandidate(now.since(started), fmt.Errorf("the new credential cannot log in: %w", p.Err))
 	case probeAgain:
 		op.probeAt = now.add(l.untilProbe(now, op.probes))
 		l.failed("probe", op.probes, p.Err)
@@ -322,7 +322,7 @@ func (l *loop) probed(op *operation, started instant, p ProbeResult) {
 			op.slow, l.lost.Err = true, p.Err
 			l.show()
 		}
-		l.emit(Event{Kind: ProbeFailed, Generation: op.gen.id, Attempt: op.probes, RetryAt: op.probeAt.t, Err: p.Err})
+		l.emit(Event{Kind: ProbeFailed, Generation: op.gen.id, Took: now.since(started), Attempt: op.probes, RetryAt: op.probeAt.t, Err: p.Err})
 	}
 }
 
@@ -339,10 +339,11 @@ func (l *loop) untilProbe(now instant, probes int) time.Duration {
 	return wait
 }
 
-// rejectCandidate gives the new credential back unused. The old one stays.
-func (l *loop) rejectCandidate(err error) {
+// rejectCandidate gives the new credential back unused, after a proof that took so long, 0 if
+// there was none. The old one stays.
+func (l *loop) rejectCandidate(took time.Duration, err error) {
 	g, reason := l.op.gen, l.op.reason
-	l.emitFailure(Event{Kind: Rejected, Generation: g.id, Reason: reason, Err: err})
+	l.emitFailure(Event{Kind: Rejected, Generation: g.id, Reason: reason, Took: took, Err: err})
 	l.startDraining(g, "rejected", l.r.now().add(l.r.config.ProbeTimeout))
 }
 

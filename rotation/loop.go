@@ -170,6 +170,16 @@ func (l *loop) next(now instant) (do action, in time.Duration, why string) {
 	return do, in, why
 }
 
+// untilRotation is how long until the schedule replaces g, the current one, whose end is known,
+// if nothing prolongs it before.
+func (l *loop) untilRotation(now instant, g *Generation) time.Duration {
+	in := g.term.untilRotation(now, l.r.config)
+	if l.mayDisperse(g) {
+		in = min(in, g.early-now.since(g.born))
+	}
+	return in
+}
+
 func (l *loop) renewable(g *Generation) bool { return l.r.renewer != nil && !g.refused && !g.gone }
 
 // stepRenewal prolongs the current lease when that is due: also while a successor

@@ -83,6 +83,7 @@ func (l *loop) lookAgainAt(g *Generation, pool string) {
 		return
 	}
 	g.looking = true
+	started := l.r.now()
 	l.probe(g, func(p ProbeResult) {
 		g.looking = false
 		g.looks++
@@ -93,7 +94,7 @@ func (l *loop) lookAgainAt(g *Generation, pool string) {
 		case p.Accepted == 0:
 			l.loginRefused(g, pool, p.Err)
 		default:
-			l.emit(Event{Kind: ProbeFailed, Generation: g.id, Reason: pool, Attempt: g.looks, RetryAt: g.lookAt.t, Err: p.Err})
+			l.emit(Event{Kind: ProbeFailed, Generation: g.id, Reason: pool, Took: now.since(started), Attempt: g.looks, RetryAt: g.lookAt.t, Err: p.Err})
 		}
 	})
 }

@@ -26,6 +26,7 @@ type Rotator struct {
 	wake  chan struct{}          // a generation became empty
 	inbox chan func()            // what the owner goroutine is asked to do
 	done  chan struct{}          // closed when the owner goroutine has ended
+	paid  atomic.Uint64          // see Attachment.PaidLogin
 	last  atomic.Pointer[Status] // after done
 
 	ctx    context.Context // ends with the owner goroutine

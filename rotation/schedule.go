@@ -145,13 +145,7 @@ func plan(now instant, t term, c Config) (do action, in time.Duration, why strin
 	age := now.since(t.anchor)
 	at := time.Duration(math.MaxInt64)
 	if !t.endless() {
-		lead := t.lead(c)
-		rotate := t.granted - lead - spread(lead/2, t.jitter)
-		if t.renewable && !t.capped {
-			// Only the margin: until then a failing renewal is tried again.
-			rotate = t.granted - lead
-		}
-		do, at, why = actRotate, rotate-age, rotateReason(t)
+		do, at, why = actRotate, t.untilRotation(now, c), rotateReason(t)
 		if renew := t.renewAfter() - age; t.renewable && !t.capped && at > 0 && renew < at {
 			do, at, why = actRenew, renew, ""
 		}
@@ -162,6 +156,16 @@ func plan(now instant, t term, c Config) (do action, in time.Duration, why strin
 		}
 	}
 	return do, at, why
+}
+
+// untilRotation is how long until t is replaced, unless it is renewed before.
+func (t term) untilRotation(now instant, c Config) time.Duration {
+	lead := t.lead(c)
+	rotate := t.granted - lead
+	if !t.renewable || t.capped { // else only the margin: until then a failing renewal is tried again
+		rotate -= spread(lead/2, t.jitter)
+	}
+	return rotate - now.since(t.anchor)
 }
 
 // Why the schedule replaces a credential.

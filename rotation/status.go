@@ -22,10 +22,14 @@ type Status struct {
 	Age        time.Duration // since it was issued
 	LeaseLeft  time.Duration // until the credential ends; 0 or less once it has, and 0 where no end is known
 	Expires    time.Time     // the same as a time; zero where no end is known
+	Granted    time.Duration // the TTL granted last, at the issue or by a renewal; 0 where no end is known
+	RotateAt   time.Time     // when the schedule replaces the credential, unless a renewal moves that first; past where it could not be done yet, zero where no end is known
 	Usable     bool          // a login is possible now
 
 	Generations []GenerationStatus // oldest first, those not yet retired
 	Unrevoked   int                // leases issued and not yet known to be gone
+	Cap         int                // how many there may be, the current one included: Config.MaxUnrevoked
+	PaidLogins  uint64             // logins so far that callers waited for because a rotation took their connection; see [Attachment.PaidLogin]
 
 	Next      string    // what happens next: "renew", "rotate", "refresh", "issue", "probe", "nothing"
 	NextAt    time.Time // and when; zero while it is under way

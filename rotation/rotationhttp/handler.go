@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vaultpool/vaultpool/rotation"
+	"github.com/vaultpool/vaultpool/rotation/internal/asker"
 )
 
 // Config says what a Handler shows. The zero value is useful.
@@ -65,7 +66,7 @@ type rotator interface {
 
 type handler struct {
 	config  Config
-	asker   *asker
+	asker   *asker.Asker
 	journal *journal
 	routes  map[string]route
 	rotates *rotates
@@ -79,7 +80,7 @@ type route struct {
 
 func newHandler(r rotator, config Config) *handler {
 	h := &handler{config: config.withDefaults(), journal: newJournal()}
-	h.asker = &asker{status: r.Status, timeout: h.config.StallTimeout}
+	h.asker = asker.New(r.Status, h.config.StallTimeout)
 	h.rotates = &rotates{rotate: r.Rotate, allowed: h.config.AllowRotate, report: h.report}
 	h.routes = map[string]route{
 		"/":            {http.MethodGet, page(h.config)},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vaultpool/vaultpool/rotation"
+	"github.com/vaultpool/vaultpool/rotation/internal/asker"
 )
 
 // State sums up what a rotator can do now.
@@ -131,10 +132,10 @@ type Event struct {
 
 // report puts together what the rotator says and what was heard from it.
 func (h *handler) report() Report {
-	snap := h.asker.ask()
-	s, now := snap.status, time.Now()
+	snap := h.asker.Ask()
+	s, now := snap.Status, time.Now()
 	r := Report{
-		Title: h.config.Title, Now: stamp(now), AsOf: stamp(snap.at), AllowRotate: h.config.AllowRotate,
+		Title: h.config.Title, Now: stamp(now), AsOf: stamp(snap.At), AllowRotate: h.config.AllowRotate,
 		Generation: s.Generation, User: s.User, AgeSeconds: seconds(s.Age),
 		Usable: s.Usable, Paused: s.Paused, Closed: s.Closed, Unrevoked: s.Unrevoked,
 	}
@@ -149,9 +150,9 @@ func (h *handler) report() Report {
 }
 
 // judge says what state that is, and why.
-func (h *handler) judge(r Report, snap snapshot) (State, []string) {
+func (h *handler) judge(r Report, snap asker.Snapshot) (State, []string) {
 	reasons := []string{}
-	if snap.stalled {
+	if snap.Stalled {
 		return Stalled, append(reasons, fmt.Sprintf("the rotator has not answered for %v", h.config.StallTimeout))
 	}
 	if r.Closed {
