@@ -227,11 +227,8 @@ func (l *loop) attemptDone(err error) {
 	}
 	l.failures++
 	l.failure = err
-	now, limit := l.r.now(), 30*time.Second
-	if l.current != nil && l.lost == nil { // not so long that the end comes first
-		limit = max(time.Second, min(limit, l.current.term.left(now)/4))
-	}
-	l.retryAt = now.add(backoff(l.failures, 250*time.Millisecond, limit, retryAfter(err), l.r.random()))
+	now := l.r.now()
+	l.retryAt = now.add(backoff(l.failures, 250*time.Millisecond, l.issueLimit(now), retryAfter(err), l.r.random()))
 	l.notBefore = now.add(retryAfter(err))
 	if stale {
 		l.soon()
@@ -241,6 +238,18 @@ func (l *loop) attemptDone(err error) {
 		return
 	}
 	l.failed("issue", l.failures, err)
+}
+
+// issueLimit is the longest pause between two attempts at a credential. Whoever has
+// none asks every half minute. Who has one, with an end that is not near, leaves the
+// source to them after an outage, and asks less often.
+func (l *loop) issueLimit(now instant) time.Duration {
+	const without, with = 30 * time.Second, 2 * time.Minute
+	if l.current == nil || l.lost != nil || l.current.term.endless() {
+		return without
+	}
+	left := l.current.term.left(now)
+	return max(time.Second, min(with, left/8), min(without, left/4)) // not so long that the end comes first
 }
 
 func retryAfter(err error) time.Duration {

@@ -151,7 +151,7 @@ func TestHazard23DeniedAndNothingElse(t *testing.T) {
 		g.wantCurrent(1)
 		g.wantEvents(map[EventKind]int{CredentialLost: 0})
 		g.source.set(func(s *fakeSource) { s.onIssue = nil })
-		g.pass(time.Minute)
+		g.pass(2 * time.Minute)
 		g.wantCurrent(2)
 	})
 }
