@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/vaultpool/vaultpool/integration/testbed"
@@ -27,7 +28,8 @@ type database interface {
 	// orphans returns how many sessions there are of users who have been revoked.
 	orphans(ctx context.Context, e *env) (int, error)
 
-	recipes() []contender // the usual one first
+	variants() []contender // of ours
+	recipes() []contender  // the usual one first
 	setups(e *env) []setup
 }
 
@@ -35,6 +37,7 @@ type database interface {
 type form struct {
 	conns, maxConns int  // that it keeps; 0 means that it keeps none idle
 	interpolate     bool // the driver puts arguments into the text, where it can
+	rehearse        bool // a new connection runs the load's statements once, in a hook, before it serves
 }
 
 // pool is a pool of connections under test.
@@ -76,13 +79,13 @@ const floor = "floor: raw, as many logins beside it"
 
 // contenders are the raw pool, ours, and how others do it.
 func contenders(db database) []contender {
-	return append([]contender{
+	return slices.Concat([]contender{
 		{baseline(db), "a pool whose login never changes", openRaw},
 		{"raw again", "the same once more: what differs is noise", openRaw},
 		{floor, "the raw pool, and as many logins outside of it as replacing its connections takes, as far apart: whoever rotates cannot cost less", openFloor},
 		{"floor, and Vault's work as well", "the same, and Vault makes and removes a login each time", openFloorVault},
 		{db.ours(), "this library", openOurs},
-	}, db.recipes()...)
+	}, db.variants(), db.recipes())
 }
 
 // plotted are the names of the contenders whose latencies are plotted.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 )
 
+func (mariadb) variants() []contender { return nil }
+
 func (mariadb) recipes() []contender {
 	return []contender{
 		{"BeforeConnect + closing the idle", "BeforeConnect sets the login, and a rotation has the DB close what is idle, as sql.DB has no Reset; the old login is revoked one rotation later", openCloseIdle},

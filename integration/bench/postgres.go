@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,6 +54,21 @@ func (f form) postgresURL(e *env) string {
 	return fmt.Sprintf("%s&pool_min_conns=%d&pool_max_conns=%d", e.bed.Postgres.URL("app"), f.conns, f.maxConns)
 }
 
+// The load's statements.
+const (
+	selectItem = "SELECT name FROM items WHERE id = $1"
+	countItems = "SELECT count(*) FROM items WHERE id < 10"
+)
+
+// rehearse is an AfterConnect: the server reads its catalogs for these statements and pgx prepares them.
+func rehearse(ctx context.Context, conn *pgx.Conn) error {
+	var (
+		name string
+		n    int
+	)
+	return errors.Join(conn.QueryRow(ctx, selectItem, 1).Scan(&name), conn.QueryRow(ctx, countItems).Scan(&n))
+}
+
 // pgxPool is a pgxpool.Pool, or a pgvault.Pool.
 type pgxPool struct{ pgxCalls }
 
@@ -67,7 +83,7 @@ type pgxCalls interface {
 
 func (p *pgxPool) query(ctx context.Context, id int) error {
 	var name string
-	return p.QueryRow(ctx, "SELECT name FROM items WHERE id = $1", id).Scan(&name)
+	return p.QueryRow(ctx, selectItem, id).Scan(&name)
 }
 
 func (p *pgxPool) begin(ctx context.Context) (tx, error) {
@@ -97,7 +113,7 @@ type pgxTx struct{ pgx.Tx }
 
 func (t pgxTx) read(ctx context.Context) error {
 	var n int
-	return t.QueryRow(ctx, "SELECT count(*) FROM items WHERE id < 10").Scan(&n)
+	return t.QueryRow(ctx, countItems).Scan(&n)
 }
 
 func (t pgxTx) commit(ctx context.Context) error   { return t.Commit(ctx) }
@@ -137,6 +153,9 @@ func (postgres) openVault(ctx context.Context, e *env, l *logins, f form) (*vaul
 	c.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
 		l.count(ctx, p.idle)
 		return nil
+	}
+	if f.rehearse {
+		c.AfterConnect = rehearse
 	}
 	vault, err := pgvault.NewWithConfig(ctx, c)
 	if err != nil {

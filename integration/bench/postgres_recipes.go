@@ -7,6 +7,18 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+func (p postgres) variants() []contender {
+	return []contender{{
+		p.ours() + ", rehearsed",
+		"the same; AfterConnect runs the load's statements once, so that what the first use of a connection costs is paid where replacements are made, in the background",
+		func(ctx context.Context, e *env, l *logins) (subject, error) {
+			f := e.form()
+			f.rehearse = true
+			return p.openVault(ctx, e, l, f)
+		},
+	}}
+}
+
 func (postgres) recipes() []contender {
 	return []contender{
 		{"BeforeConnect + Reset()", "BeforeConnect sets the login, and a rotation calls Reset; the old login is revoked one rotation later", openReset},
