@@ -83,7 +83,11 @@ func (t *target) terminate(ctx context.Context, g *rotation.Generation, addr net
 }
 
 func terminateAndWait(ctx context.Context, conn *pgx.Conn, pids []int32) error {
-	const ours = ` FROM pg_catalog.pg_stat_activity WHERE usename = current_user AND pid = ANY($1::int4[])`
+	const ours = ` FROM pg_catalog.pg_stat_activity WHERE usename = session_user AND pid = ANY($1::int4[])`
+	// The user's settings, or the pool's, may have it take on another role, which may not end its sessions.
+	if _, err := conn.Exec(ctx, `SET ROLE NONE`, pgx.QueryExecModeExec); err != nil {
+		return err
+	}
 	if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid)`+ours, pgx.QueryExecModeExec, pids); err != nil {
 		return err
 	}

@@ -265,7 +265,19 @@ func TestHazard34_TemporaryTable(t *testing.T) {
 // not heed that it is cancelled: its session is gone before the lease is revoked, and what it wrote is not committed.
 func TestHazard49_StatementPastDeadline(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{configure: drainTimeout(500 * time.Millisecond)})
+	statementPastDeadline(t, setup{configure: drainTimeout(500 * time.Millisecond)})
+}
+
+// The same where sessions take on another role than the one that has logged in, as those of users whose
+// objects are to belong to somebody who stays do. That one may not end the sessions of this one.
+func TestHazard49_StatementPastDeadline_AnotherRole(t *testing.T) {
+	t.Parallel()
+	statementPastDeadline(t, setup{params: "role=" + shared.Postgres.Database + "_rw", configure: drainTimeout(500 * time.Millisecond)})
+}
+
+func statementPastDeadline(t *testing.T, setup setup) {
+	t.Helper()
+	s := open(t, setup)
 	old := s.Rotator().Status().User
 	conn := s.acquire(t)
 	atRevocation := s.atRevocation(t, conn)

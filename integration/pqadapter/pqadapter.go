@@ -175,7 +175,7 @@ func (t *target) End(ctx context.Context, g *rotation.Generation, conns []*rotat
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = current_user AND client_port = ANY($1) OFFSET 0) s
+	left, err := c.ExecContext(ctx, `SELECT FROM (SELECT pid FROM pg_stat_activity WHERE usename = session_user AND client_port = ANY($1) OFFSET 0) s
 		WHERE NOT pg_terminate_backend(pid, 3000) AND pg_terminate_backend(pid)`, []driver.NamedValue{{Ordinal: 1, Value: list}})
 	if err != nil {
 		return err
