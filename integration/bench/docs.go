@@ -29,6 +29,14 @@ func (d *document) wanted() bool { return d != nil && d.docs != "" }
 
 // title is the heading, and name that of the file, without an ending.
 func (d *document) title() (title, name string) {
+	title, name = d.subject()
+	if d.name != "" {
+		name += "-" + d.name
+	}
+	return title, name
+}
+
+func (d *document) subject() (title, name string) {
 	database, file := d.db.name()
 	switch d.part {
 	case "growth":

@@ -30,6 +30,7 @@ type options struct {
 	slice        time.Duration
 	benchstat    string
 	docs         string
+	name         string
 
 	conns, maxConns int // of the pools at hand; see at
 }
@@ -55,6 +56,7 @@ func parseOptions(args []string) (o options, err error) {
 	flags.DurationVar(&o.slice, "slice", 4*time.Millisecond, "length of one slice in the steady state")
 	flags.StringVar(&o.benchstat, "benchstat", "", "also write every slice of the steady state to this `file`, for benchstat -col /pool")
 	flags.StringVar(&o.docs, "docs", "", "also write the report, with the machine described and latencies plotted, to this `directory`")
+	flags.StringVar(&o.name, "name", "", "what the document's name ends in, so that it does not take the place of another")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}

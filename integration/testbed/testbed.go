@@ -18,6 +18,7 @@
 //
 //	PGVAULT_TEST_POSTGRES_URL   URL of a PostgreSQL superuser
 //	PGVAULT_TEST_MARIADB_DSN    DSN of a MariaDB or MySQL user who may do everything
+//	PGVAULT_TEST_MYSQLD         the server program to start instead of mariadbd: MariaDB's, or MySQL's mysqld
 //	PGVAULT_TEST_VAULT_ADDR     Vault's address, together with
 //	PGVAULT_TEST_VAULT_TOKEN    a root token
 //	PGVAULT_TEST_DEVVAULT=1     rather integration/devvault than the vault command in PATH
