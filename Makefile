@@ -4,6 +4,7 @@
 # whoever uses the library would have to read past their dependencies.
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+export APIDIFF := golang.org/x/exp/cmd/apidiff@v0.0.0-20261014143641-f0251eb4aa3e
 
 # The development Vault is a module of its own and builds with a tag of its own; integration comes last, because
 # its tests take longest. examples/auth is one because of what the cloud providers' auth methods pull in.
@@ -22,7 +23,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 .PHONY: test
-test: setup vet check-imports check-tidy lint vulncheck test-race ## everything: all checks, and all tests on real servers; installs what is missing
+test: setup vet check-imports check-tidy check-api lint vulncheck test-race ## everything: all checks, and all tests on real servers; installs what is missing
 
 .PHONY: test-short
 test-short: check-imports ## what needs no server: vet, import rules and unit tests of the library and the examples
@@ -83,6 +84,14 @@ fmt: ## format everything with gofumpt
 check-imports: ## who may import whom
 	@.ci/check-imports
 
+.PHONY: check-api
+check-api: ## nothing exported has changed incompatibly since the baseline
+	@.ci/check-api
+
+.PHONY: api-baseline
+api-baseline: ## make what is exported now the baseline of check-api
+	@.ci/check-api -w
+
 # Not the development Vault: go mod tidy looks at all build tags, not only at minimal, and would add the hundreds of
 # modules that Vault's other plugins need.
 .PHONY: check-tidy
@@ -98,6 +107,16 @@ vulncheck: ## known vulnerabilities in code that we call; says so where their da
 .PHONY: test-race
 test-race: ## all tests with the race detector; the servers must be installed (make setup)
 	$(call each,$(TESTED),go test -race -timeout 20m ./...)
+
+.PHONY: test-postgres
+test-postgres: ## the tests of pgvault and its clients alone, on the PostgreSQL whose initdb is first in PATH
+	@integration/setup.sh postgres mariadb gcc
+	cd integration && go test -race -timeout 20m ./pgvault ./pgvaultstdlib ./pqadapter ./conformance ./clients ./outofband
+
+.PHONY: test-mysql
+test-mysql: ## the tests of mysqlvault and its clients alone; PGVAULT_TEST_MYSQLD=/usr/sbin/mysqld takes MySQL instead of MariaDB
+	@integration/setup.sh postgres gcc $(if $(PGVAULT_TEST_MYSQLD),,mariadb)
+	cd integration && go test -race -timeout 20m ./mysqlvault ./conformance ./clients ./outofband
 
 .PHONY: clean
 clean: ## remove what make built here
