@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/vaultpool/vaultpool/rotation"
 	"github.com/vaultpool/vaultpool/rotation/rotationhttp"
+	"github.com/vaultpool/vaultpool/rotation/rotationotel"
 )
 
 // mountOperators adds what those who run the service look at:
@@ -31,6 +33,10 @@ func mountOperators(mux *http.ServeMux, rotator *rotation.Rotator, allowRotate b
 		return nil, fmt.Errorf("export metrics to Prometheus: %w", err)
 	}
 	provider := metric.NewMeterProvider(metric.WithReader(exporter)) // a service's own metrics go to the same
+	stopMetrics, err := rotationotel.Instrument(rotator, rotationotel.Config{MeterProvider: provider})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("measure the credentials: %w", err), provider.Shutdown(context.Background()))
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 
 	pages := rotationhttp.Handler(rotator, rotationhttp.Config{AllowRotate: allowRotate})
@@ -38,6 +44,7 @@ func mountOperators(mux *http.ServeMux, rotator *rotation.Rotator, allowRotate b
 	mux.Handle("GET /healthz", pages)
 	mux.Handle("GET /readyz", pages)
 	return func() error {
+		stopMetrics()
 		return provider.Shutdown(context.Background())
 	}, nil
 }

@@ -44,7 +44,7 @@ func TestOperatorsPages(t *testing.T) {
 		"/vaultpool/": "<!doctype html>",
 		"/healthz":    "alive",
 		"/readyz":     "ready",
-		"/metrics":    "target_info",
+		"/metrics":    "vaultpool_credential_usable",
 	} {
 		answer := ask(t, pages, "GET", target, "")
 		if answer.Code != http.StatusOK || !strings.Contains(answer.Body.String(), want) {
