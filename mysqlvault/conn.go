@@ -67,6 +67,7 @@ func (c *conn) renew(ctx context.Context) {
 	if !dead && r != nil && r.mustSwitch() {
 		next, err := r.logInInstead(ctx)
 		if next != nil {
+			c.t.att.PaidLogin()
 			c.exchange(next)
 			return
 		}
@@ -91,7 +92,11 @@ func (c *conn) revive(ctx context.Context) {
 				return s, nil
 			}
 		}
-		return c.t.logIn(ctx)
+		s, err := c.t.logIn(ctx)
+		if err == nil {
+			c.t.att.PaidLogin()
+		}
+		return s, err
 	})
 	if c.err = err; err == nil {
 		c.exchange(next)

@@ -25,7 +25,11 @@ func (t *target) end(r *replacer) {
 	defer t.mu.Unlock()
 	replacers := slices.DeleteFunc(slices.Clone(t.atWork()), func(other *replacer) bool { return other == r })
 	t.replacers.Store(&replacers)
-	if len(replacers) == 0 && !t.ended.Load() {
+	if len(replacers) > 0 {
+		return
+	}
+	t.owed.Store(0) // what is opened from here on the pool wants for itself
+	if !t.ended.Load() {
 		t.look.Store(false)
 	}
 }
@@ -49,9 +53,34 @@ func (t *target) learn(err error) {
 	}
 }
 
-// mayServe decides about a connection by its generation: dead, no; draining, yes,
-// unless it is time for this caller to get another one.
+// makeUp notes a login for a connection that a rotation took, and reports whether there was
+// one to make up for. A caller's login is one that it paid for then: it would not have had to
+// log in otherwise. (It may also be the pool's own, for MinConns: that is seldom, since
+// the replacer is at work, and cannot be told.)
+func (t *target) makeUp() bool {
+	for {
+		n := t.owed.Load()
+		if n <= 0 {
+			return false
+		}
+		if t.owed.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+}
+
+// mayServe is serves, and takes note of what the pool loses by it.
 func (t *target) mayServe(ctx context.Context, conn *pgx.Conn) bool {
+	ok := t.serves(ctx, conn)
+	if !ok {
+		t.owed.Add(1)
+	}
+	return ok
+}
+
+// serves decides about a connection by its generation: dead, no; draining, yes,
+// unless it is time for this caller to get another one.
+func (t *target) serves(ctx context.Context, conn *pgx.Conn) bool {
 	c := trackedConn(conn)
 	if c == nil {
 		return true

@@ -83,7 +83,7 @@ func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 	}
 	t.loggingIn.Add(1) // until TraceConnectEnd, which pgx calls in any case
 	t.watchErrors(c)
-	attempt := &attempt{t: t, given: given, user: c.Tracer}
+	attempt := &attempt{t: t, given: given, sweep: isSweep(ctx), user: c.Tracer}
 	dial := c.DialFunc
 	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := dial(ctx, network, addr)
@@ -138,6 +138,7 @@ func (t *target) afterConnect(ctx context.Context, conn *pgx.Conn) (err error) {
 type attempt struct {
 	t      *target
 	given  login // what to log in with; none: the current one
+	sweep  bool  // it is our own replacer's
 	user   pgx.QueryTracer
 	config *pgx.ConnConfig // pgx's own copy, which bind is handed too
 	conn   *rotation.Conn  // the last socket bound
@@ -183,6 +184,9 @@ func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndD
 	a.t.loggingIn.Add(-1)
 	if a.given.g == nil {
 		a.t.learn(data.Err)
+		if data.Err == nil && !a.sweep && a.t.makeUp() {
+			a.t.att.PaidLogin()
+		}
 	}
 	switch {
 	case data.Err == nil:

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/vaultpool/vaultpool/rotation"
@@ -94,7 +93,7 @@ func (r *replacer) round(missing bool) {
 		r.toll.Store(true)
 	}
 	if missing && len(idle) > 0 { // where none is idle, callers build what they need
-		r.build(idle, open)
+		r.makeUp(idle, open)
 		return
 	}
 	r.give(idle)
@@ -143,6 +142,7 @@ func (r *replacer) makeRoom() {
 	}
 	r.lost.Store(true)
 	gone := victim.Hijack()
+	r.t.owed.Add(1)
 	r.give(others)
 	open()
 	select {
@@ -153,7 +153,7 @@ func (r *replacer) makeRoom() {
 	}
 	open = r.t.gate.close()
 	defer open()
-	r.build(r.takeIdle(), open)
+	r.makeUp(r.takeIdle(), open)
 }
 
 func (r *replacer) isOld(c *pgxpool.Conn) bool {
@@ -163,23 +163,29 @@ func (r *replacer) isOld(c *pgxpool.Conn) bool {
 
 // replace logs a new connection in and closes victim.
 func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn, open func()) {
-	var gone *pgx.Conn
 	if stat := r.pool.Stat(); stat.TotalConns() >= stat.MaxConns() {
-		gone = victim.Hijack() // the slot must be free; Destroy would hold it on
-	}
-	built := r.build(others, open)
-	switch {
-	case gone != nil: // if nothing was built, it is missing
-		if !built {
-			r.lost.Store(true)
+		gone := victim.Hijack() // the slot must be free; Destroy would hold it on
+		r.t.owed.Add(1)
+		if !r.makeUp(others, open) {
+			r.lost.Store(true) // it is missing
 		}
-	case built:
-		gone = victim.Hijack()
-	default:
+		r.t.discard(gone)
+		return
+	}
+	if !r.build(others, open) {
 		r.giveOne(victim, true) // as good as before
 		return
 	}
-	r.t.discard(gone)
+	r.t.discard(victim.Hijack())
+}
+
+// makeUp is build for a connection that is missing.
+func (r *replacer) makeUp(others []*pgxpool.Conn, open func()) bool {
+	built := r.build(others, open)
+	if built {
+		r.t.makeUp()
+	}
+	return built
 }
 
 // build logs a new connection in and reports whether it did. pgxpool builds one

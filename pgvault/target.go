@@ -30,6 +30,7 @@ type target struct {
 	look atomic.Bool // at each connection that is handed out: one is replaced, or was a second ago, or End was called
 
 	loggingIn atomic.Int32 // logins of the pool that are under way
+	owed      atomic.Int32 // connections that a rotation took from the pool and that no login has made up for
 
 	// End has closed sockets of connections that their users may give back yet.
 	ended atomic.Bool
