@@ -74,3 +74,28 @@ func ExampleNewConnector() {
 	fmt.Println(mysqlvault.RotatorOf(db).Status().User)
 	// Output: app
 }
+
+// What a DSN cannot say comes from a Config. The DSN may then be empty, or set
+// parameters of this library's.
+func ExampleRegisterDriver() {
+	config, err := mysqlvault.ParseConfig("tcp(127.0.0.1:1)/app?parseTime=true")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	config.Source = rotation.SourceFunc(func(context.Context) (rotation.Credential, rotation.Lease, error) {
+		return rotation.NewCredential("app", "an authentication token"), rotation.Lease{TTL: 15 * time.Minute}, nil
+	})
+	if err := mysqlvault.RegisterDriver("orders", config); err != nil {
+		fmt.Println(err)
+		return
+	}
+	db, err := sql.Open("orders", "vault_drain_timeout=1m") // sends nothing
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = db.Close() }()
+	fmt.Println("open connections:", db.Stats().OpenConnections)
+	// Output: open connections: 0
+}

@@ -76,3 +76,41 @@ func ExampleNew() {
 		log.Printf("no login since %s", none.Since)
 	}
 }
+
+// A pool that is rotated by hand, with what happens on the way. What is logged and shown
+// never holds a password.
+func ExamplePool_Rotate() {
+	ctx := context.Background()
+	config, err := pgvault.ParseConfig("postgres://127.0.0.1:1/app?sslmode=disable")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	config.Rotation.IssueInterval = time.Millisecond
+	n := 0
+	config.Source = rotation.SourceFunc(func(context.Context) (rotation.Credential, rotation.Lease, error) {
+		n++ // never two at once
+		return rotation.NewCredential(fmt.Sprintf("app-%d", n), "secret"), rotation.Lease{}, nil
+	})
+	pool, err := pgvault.NewWithConfig(ctx, config)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	failed := make(chan rotation.Event, 100)
+	pool.Rotator().Subscribe(func(e rotation.Event) {
+		if e.Kind == rotation.ProbeFailed {
+			failed <- e
+		}
+	})
+
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	err = pool.Rotate(short) // no host can be asked whether it accepts the new one
+	fmt.Println("gave up waiting:", errors.Is(err, context.DeadlineExceeded))
+	fmt.Println((<-failed).Kind, "for generation 2; logging in as", pool.Rotator().Status().User)
+	// Output:
+	// gave up waiting: true
+	// probe failed for generation 2; logging in as app-1
+}

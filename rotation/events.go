@@ -42,8 +42,8 @@ const (
 
 // Event is one thing that happened to a generation.
 type Event struct {
-	Time        time.Time
-	Kind        EventKind
+	Time        time.Time     // when it happened
+	Kind        EventKind     // what
 	Generation  uint64        // its number, from 1; 0 where there is none
 	Reason      string        // why: "lease ceiling", "login refused", "requested" …
 	TTL         time.Duration // Issued, Renewed: what was granted
@@ -51,8 +51,8 @@ type Event struct {
 	Took        time.Duration // how long the step took, where it took a step: of Published, ProbeFailed and Rejected the last proof, of CredentialBack the time without
 	Attempt     int           // failures in a row, from 1
 	RetryAt     time.Time     // when a failed step is tried again
-	Err         error
-	Missed      int // events that this subscriber lost just before this one, because it did not keep up
+	Err         error         // why a step failed; without secrets, like all here
+	Missed      int           // events that this subscriber lost just before this one, because it did not keep up
 }
 
 // LogValue returns the kind and the fields that are set.

@@ -3,11 +3,97 @@ package rotation_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/vaultpool/vaultpool/rotation"
 )
+
+// leases is a source whose credentials have leases that are renewed and given back: what
+// Vault is, in short.
+type leases struct{ issued, revoked atomic.Int64 }
+
+func (s *leases) Issue(context.Context) (rotation.Credential, rotation.Lease, error) {
+	n := s.issued.Add(1)
+	return rotation.NewCredential(fmt.Sprintf("v-app-%d", n), "secret"),
+		rotation.Lease{ID: fmt.Sprintf("lease-%d", n), TTL: time.Hour, Renewable: true, Revocable: true}, nil
+}
+
+func (s *leases) Renew(_ context.Context, lease rotation.Lease, increment time.Duration) (rotation.Lease, error) {
+	lease.TTL = increment
+	return lease, nil
+}
+
+func (s *leases) Revoke(context.Context, rotation.Lease) error {
+	s.revoked.Add(1)
+	return nil
+}
+
+// A rotator issues a credential, keeps it current, and gives everything back.
+func Example() {
+	ctx := context.Background()
+	source := &leases{}
+	r, err := rotation.New(ctx, source, rotation.Config{IssueInterval: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("logging in as", r.Status().User)
+	if err := r.Rotate(ctx); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("logging in as", r.Status().User)
+	if err := r.Close(ctx); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("issued", source.issued.Load(), "and revoked", source.revoked.Load())
+	// Output:
+	// logging in as v-app-1
+	// logging in as v-app-2
+	// issued 2 and revoked 2
+}
+
+// Nothing is issued while a rotator is paused, for example during maintenance of the source.
+func ExampleRotator_Pause() {
+	ctx := context.Background()
+	r, err := rotation.New(ctx, &leases{}, rotation.Config{IssueInterval: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = r.Close(ctx) }()
+
+	resume := r.Pause()
+	fmt.Println(r.Rotate(ctx))
+	resume()
+	fmt.Println(r.Rotate(ctx), r.Status().Generation)
+	// Output:
+	// rotator is paused
+	// <nil> 2
+}
+
+// While there is no usable credential, whoever needs a login is told since when and why, at once.
+func ExampleNoCredentialError() {
+	ctx := context.Background()
+	down := rotation.SourceFunc(func(context.Context) (rotation.Credential, rotation.Lease, error) {
+		return rotation.Credential{}, rotation.Lease{}, errors.New("Vault is sealed")
+	})
+	r, err := rotation.Start(down, rotation.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = r.Close(ctx) }()
+
+	err = r.Await(ctx)
+	var none *rotation.NoCredentialError
+	if errors.As(err, &none) {
+		fmt.Println("none since", none.Since.Before(time.Now()), "because:", none.Reason, "/", none.Err)
+	}
+	// Output: none since true because: none issued yet / Vault is sealed
+}
 
 // A source that is not Vault: a function that makes a token which is good for a
 // quarter of an hour and cannot be renewed.

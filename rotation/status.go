@@ -34,22 +34,22 @@ type Status struct {
 	Next      string    // what happens next: "renew", "rotate", "refresh", "issue", "probe", "nothing"
 	NextAt    time.Time // and when; zero while it is under way
 	LastError error     // the newest failure of any step; nil once a later step of that kind succeeded
-	ErrorAt   time.Time
-	Failures  int // failures in a row of that step
-	Paused    bool
-	Closed    bool
+	ErrorAt   time.Time // when LastError happened; zero without one
+	Failures  int       // failures in a row of that step
+	Paused    bool      // Pause was called and not undone: nothing is issued
+	Closed    bool      // Close was called
 }
 
 // GenerationStatus is one generation of a Status.
 type GenerationStatus struct {
-	Generation   uint64
-	User         string
-	State        State
-	Dead         bool // never handed out again
-	Connections  int  // sockets open, logins in progress included
-	ByAttachment map[string]int
-	Issued       time.Time
-	Expires      time.Time // zero where no end is known
-	DrainBy      time.Time // the drain deadline; zero unless draining or ending, and where connections may stay
-	Reason       string    // why it was replaced; "" while current
+	Generation   uint64         // its number, from 1
+	User         string         // what its connections log in as
+	State        State          // where it is in its life
+	Dead         bool           // never handed out again
+	Connections  int            // sockets open, logins in progress included
+	ByAttachment map[string]int // the same by the pools' names (Target.Name); pools of one name are added up
+	Issued       time.Time      // when the source was asked for it
+	Expires      time.Time      // zero where no end is known
+	DrainBy      time.Time      // the drain deadline; zero unless draining or ending, and where connections may stay
+	Reason       string         // why it was replaced; "" while current
 }

@@ -179,7 +179,7 @@ func useUntilRevoked(t *testing.T, r *rotation.Rotator, use func() error) {
 		select {
 		case e := <-events:
 			if seen[e.Kind]++; e.Err != nil {
-				t.Errorf("%s: %v", e.Kind, e.Err)
+				t.Fatalf("%s: %v", e.Kind, e.Err)
 			}
 		case <-time.After(10 * time.Millisecond): // the load's pace
 		}

@@ -3,6 +3,7 @@ package stdlib_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"log"
 	"time"
 
@@ -50,9 +51,9 @@ func ExampleOpenDB() {
 // What a connection string cannot say comes from a Config: here hooks, and a source of
 // credentials other than Vault.
 func ExampleRegisterDriver() {
-	config, err := pgvault.ParseConfig("postgres://127.0.0.1:1/app?sslmode=disable")
+	config, err := pgvault.ParseConfig("postgres://db.internal/app?sslmode=verify-full")
 	if err != nil {
-		log.Print(err)
+		fmt.Println(err)
 		return
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
@@ -63,29 +64,43 @@ func ExampleRegisterDriver() {
 		return rotation.NewCredential("app", "an authentication token"), rotation.Lease{TTL: 15 * time.Minute}, nil
 	})
 	if err := stdlib.RegisterDriver("app", config); err != nil {
-		log.Print(err)
+		fmt.Println(err)
 		return
 	}
-	db, err := sql.Open("app", "vault_drain_timeout=1m")
+	db, err := sql.Open("app", "vault_drain_timeout=1m") // sends nothing
 	if err != nil {
-		log.Print(err)
+		fmt.Println(err)
 		return
 	}
-	defer func() { _ = db.Close() }()
+	fmt.Println("open connections:", db.Stats().OpenConnections)
+	fmt.Println("taken back:", db.Close() == nil)
+	// Output:
+	// open connections: 0
+	// taken back: true
 }
 
 // The state of the credential behind a sql.DB.
 func ExampleRotatorOf() {
-	db, err := sql.Open("pgvault", "postgres://db.internal/app?vault_path=database/creds/app")
+	ctx := context.Background()
+	config, err := pgvault.ParseConfig("postgres://127.0.0.1:1/app?sslmode=disable")
 	if err != nil {
-		log.Print(err)
+		fmt.Println(err)
 		return
 	}
+	config.Source = rotation.SourceFunc(func(context.Context) (rotation.Credential, rotation.Lease, error) {
+		return rotation.NewCredential("app", "an authentication token"), rotation.Lease{TTL: 15 * time.Minute}, nil
+	})
+	pool, err := pgvault.NewWithConfig(ctx, config) // as with pgxpool, it is no error that the database is not there
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	db := stdlib.OpenDB(pool)
 	defer func() { _ = db.Close() }()
-	r := stdlib.RotatorOf(db)
-	cancel := r.Subscribe(func(e rotation.Event) { log.Print(e) })
-	defer cancel()
-	log.Print(r.Status().User)
+	s := stdlib.RotatorOf(db).Status()
+	fmt.Println(s.User, s.Usable)
+	// Output: app true
 }
 
 // A connection as pgx knows it, for what database/sql has no words for.

@@ -15,12 +15,12 @@ type State string
 
 // From good to bad; the package's documentation has what each means for a probe.
 const (
-	Ready    State = "ready"
-	Degraded State = "degraded"
-	Starting State = "starting"
-	Lost     State = "lost"
-	Stalled  State = "stalled"
-	Closed   State = "closed"
+	Ready    State = "ready"    // logins are possible, nothing fails
+	Degraded State = "degraded" // logins are possible, but some step fails or is overdue
+	Starting State = "starting" // no credential was issued yet
+	Lost     State = "lost"     // the credential is not usable, and has no successor yet
+	Stalled  State = "stalled"  // the rotator does not answer
+	Closed   State = "closed"   // it is closed, or closing
 )
 
 // serves reports whether a login is possible in this state.
