@@ -19,6 +19,7 @@ import (
 // notRun has documents whose commands are not run here, and why.
 var notRun = map[string]string{
 	"../../README.md":             "TestRoleAndPolicy takes what it says of Vault; the rest gets or makes this repository",
+	"../../docs/compatibility.md": "the tests of integration/clients make their roles like that",
 	"../../docs/hot-path.md":      "a benchmark and a profile",
 	"../../docs/observability.md": "Prometheus and Grafana have tests of their own",
 }
