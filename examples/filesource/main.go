@@ -1,8 +1,14 @@
 // Command filesource queries PostgreSQL with a login that something else keeps in files: Vault Agent, Vault Secrets
 // Operator, a Secrets Store CSI driver. When they are replaced it goes over to the new one.
 //
-//	filesource -files /etc/db 'postgres://db.internal/app?sslmode=verify-full'
-//	filesource -files /run/app/db.json 'postgres://db.internal/app?sslmode=verify-full'
+//	go run ./filesource -files /etc/db 'postgres://db.internal/app?sslmode=verify-full'
+//	go run ./filesource -files /run/app/db.json 'postgres://db.internal/app?sslmode=verify-full'
+//
+// It logs every second whom it has logged in as, and what happens to the credential:
+//
+//	… level=INFO msg=query user=app-1
+//	… level=INFO msg="vaultpool: published" generation=2 reason="source changed" took=10.6ms
+//	… level=INFO msg=query user=app-2
 //
 // A directory has one file for the user name and one for the password; a name that ends in .json is a JSON file. What
 // has to write them is in the documentation of package filesource.

@@ -8,7 +8,12 @@
 //	VAULT_PATH=database/creds/app \
 //	PRIMARY_URL='postgres://db.internal/app?sslmode=verify-full' \
 //	REPLICA_URL='postgres://replica-1.internal,replica-2.internal/app?sslmode=verify-full&target_session_attrs=prefer-standby' \
-//	replicas
+//	go run ./replicas
+//
+// It logs every second whom each pool has logged in as, and where, and what happens to the credential:
+//
+//	{"time":…,"level":"INFO","msg":"logged in","user":"v-token-app-5yxVbz1S…","standby":false}
+//	{"time":…,"level":"INFO","msg":"logged in","user":"v-token-app-5yxVbz1S…","standby":true}
 package main
 
 import (

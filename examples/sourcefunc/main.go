@@ -2,9 +2,12 @@
 // this program signs, and that RDS takes for 15 minutes. It shows rotation.SourceFunc, for whatever else issues
 // credentials that need no renewing and no revoking.
 //
-//	sourcefunc -user app -region eu-central-1 'postgres://db.abc.eu-central-1.rds.amazonaws.com/app?sslmode=verify-full&sslrootcert=global-bundle.pem'
+//	go run ./sourcefunc -user app -region eu-central-1 'postgres://db.abc.eu-central-1.rds.amazonaws.com/app?sslmode=verify-full&sslrootcert=global-bundle.pem'
 //
-// RDS demands TLS of such a login, and AWS publishes the certificates in global-bundle.pem.
+// RDS demands TLS of such a login, and AWS publishes the certificates in global-bundle.pem. Once a minute it logs since
+// when its session is open, which goes on long past the 15 minutes:
+//
+//	… level=INFO msg=query session_since=2026-01-05T10:12:03.441Z
 package main
 
 import (

@@ -5,12 +5,12 @@
 //	export VAULT_ADDR=https://vault.internal:8200 VAULT_TOKEN=…
 //	DATABASE_URL='postgres://db.internal/app?sslmode=verify-full&vault_path=database/static-creds/app' go run ./staticrole
 //
-// It prints whom it is logged in as, and a line for each password that is put in place:
+// It logs whom it is logged in as, and a line for each password that is put in place:
 //
-//	logged in as app, session 4711
-//	generation 2: new connections log in with another password
+//	… level=INFO msg="logged in" user=app session=4711
+//	… level=INFO msg="new connections log in with another password" generation=2
 //
-// There is no third line: the session goes on. In Vault, a static role is set up by
+// The first comes once: the session goes on. In Vault, a static role is set up by
 //
 //	vault write database/static-roles/app db_name=app username=app rotation_period=24h
 package main
@@ -19,8 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -33,24 +32,23 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Getenv("DATABASE_URL"), os.Stdout); err != nil {
+	if err := run(ctx, os.Getenv("DATABASE_URL"), slog.New(slog.NewTextHandler(os.Stdout, nil))); err != nil {
 		fmt.Fprintln(os.Stderr, "staticrole:", err)
 		os.Exit(1)
 	}
 }
 
-// run prints what changes until ctx ends.
-func run(ctx context.Context, databaseURL string, out io.Writer) (err error) {
+// run logs what changes until ctx ends.
+func run(ctx context.Context, databaseURL string, logger *slog.Logger) (err error) {
 	pool, err := pgvault.New(ctx, databaseURL)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, pool.Shutdown(context.WithoutCancel(ctx))) }()
 
-	lines := log.New(out, "", 0) // the events come from another goroutine
 	pool.Rotator().Subscribe(func(e rotation.Event) {
 		if e.Kind == rotation.Published {
-			lines.Printf("generation %d: new connections log in with another password", e.Generation)
+			logger.Info("new connections log in with another password", "generation", e.Generation)
 		}
 	})
 	ticker := time.NewTicker(time.Second)
@@ -60,9 +58,9 @@ func run(ctx context.Context, databaseURL string, out io.Writer) (err error) {
 		var session int
 		err := pool.QueryRow(ctx, "SELECT session_user, pg_backend_pid()").Scan(&user, &session)
 		if err != nil && ctx.Err() == nil {
-			lines.Print(err) // the pool recovers by itself
+			logger.Error("query", "error", err) // the pool recovers by itself
 		} else if err == nil && session != last {
-			lines.Printf("logged in as %s, session %d", user, session)
+			logger.Info("logged in", "user", user, "session", session)
 			last = session
 		}
 		select {

@@ -6,8 +6,19 @@
 // It reads VAULT_ADDR, VAULT_TOKEN and the rest of Vault's usual environment, and is told by the connection string
 // where its credentials come from:
 //
-//	DATABASE_URL='postgres://db.internal/app?sslmode=verify-full&vault_path=database/creds/app' webservice
-//	DATABASE_URL='tcp(db.internal:3306)/app?tls=true&vault_path=database/creds/app' webservice -db mysql
+//	go run ./webservice -print-schema | psql app
+//	DATABASE_URL='postgres://db.internal/app?sslmode=verify-full&vault_path=database/creds/app' go run ./webservice
+//
+//	go run ./webservice -db mysql -print-schema | mariadb app
+//	DATABASE_URL='tcp(db.internal:3306)/app?tls=true&vault_path=database/creds/app' go run ./webservice -db mysql
+//
+// It logs in JSON, what happens to its credentials included, and serves items, accounts and transfers between them:
+//
+//	curl localhost:8080/items -d '{"name": "bolt", "quantity": 3}'
+//	curl localhost:8080/transfers -d '{"from": 1, "to": 2, "amount": 30}'
+//
+// http://localhost:8080/vaultpool/ is the status page of the credentials, /metrics is for Prometheus, and /healthz and
+// /readyz are for an orchestrator. -help lists the flags. `make demo` runs it under load, with leases of seconds.
 package main
 
 import (
@@ -60,6 +71,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	db.rotator.Subscribe(func(e rotation.Event) { logEvent(logger, e) }) // until the database is closed
 
 	err = serveDatabase(ctx, cfg, db, logger)
+
 	// No request is left: give the connections and the lease back.
 	logger.Info("closing the database")
 	if closeErr := db.close(); closeErr != nil {

@@ -93,7 +93,10 @@ func newReviewer(t *testing.T, role *testbed.Role) *reviewer {
 	})
 	const ttl = 5 * time.Second
 	mux.HandleFunc("PUT /v1/auth/kubernetes/login", func(w http.ResponseWriter, r *http.Request) {
-		var login struct{ JWT, Role string }
+		var login struct {
+			JWT  string `json:"jwt"`
+			Role string `json:"role"`
+		}
 		if err := json.NewDecoder(r.Body).Decode(&login); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return

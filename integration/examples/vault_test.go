@@ -78,12 +78,12 @@ func TestStaticRole(t *testing.T) {
 	p := start(t, "staticrole", []string{
 		"VAULT_ADDR=" + shared.Vault.Addr, "VAULT_TOKEN=" + token, "DATABASE_URL=" + databaseURL(path),
 	})
-	p.distinct(t, 3, `^generation (\d+): new connections log in with another password$`)
+	p.distinct(t, 3, `msg="new connections log in with another password" generation=(\d+)$`)
 	p.stop(t)
-	if logins := p.find(`^logged in as (` + name + `), session \d+$`); len(logins) != 1 {
+	if logins := p.find(`msg="logged in" user=(` + name + `) session=\d+$`); len(logins) != 1 {
 		t.Errorf("%d logins, want 1", len(logins))
 	}
-	p.only(t, `^generation `, `^logged in as `)
+	p.only(t, `msg="(new connections|logged in)`)
 }
 
 // One credential at a time serves the primary and the replica.
