@@ -149,7 +149,8 @@ func (s *mariadbServer) start(ctx context.Context) error {
 		"--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=OFF",
 		"--innodb-buffer-pool-size=64M"}
 	if s.isMySQL() {
-		args = append(args, "--mysqlx=OFF") // it would listen on a second port
+		// By default it would listen on a second port, and need a directory that packages make.
+		args = append(args, "--mysqlx=OFF", "--secure-file-priv="+s.dir)
 	} else {
 		args = append(args, "--innodb-log-file-size=16M")
 	}
