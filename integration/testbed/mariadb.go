@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/go-sql-driver/mysql"
@@ -18,6 +19,8 @@ type MariaDB struct {
 	Database string  // "app"; on an existing server a name of our own
 	RootDSN  string  // for a user who may do everything, in the database of ours; holds the password
 	Root     *sql.DB // connected by RootDSN; Close closes it
+
+	MySQL bool // it is a MySQL
 
 	CACertFile string // the CA of its certificate; empty on an existing server
 
@@ -75,6 +78,11 @@ func (m *MariaDB) connect(ctx context.Context) error {
 	}
 	m.RootDSN, m.Root = m.root.FormatDSN(), sql.OpenDB(connector)
 	m.bed.onClose(func(context.Context) error { return m.Root.Close() })
+	version := ""
+	if err := m.Root.QueryRowContext(ctx, "SELECT version()").Scan(&version); err != nil {
+		return fmt.Errorf("ask for the server's version: %w", err)
+	}
+	m.MySQL = !strings.Contains(version, "MariaDB")
 	return m.createSchema(ctx)
 }
 

@@ -242,6 +242,9 @@ func newCredentialCannotLogIn(t *testing.T, a *Adapter) {
 // A server that is full when the new credential is tried says nothing about it: it is tried again until there is
 // room.
 func serverFullForAWhile(t *testing.T, a *Adapter) {
+	if a.Server.createFull == nil {
+		t.Skip("MySQL knows no user without room for a connection")
+	}
 	s := open(t, a, setup{rotation: rotation.Config{DrainTimeout: time.Second}}) // which also bounds how long a refusal is tried
 	old, _ := s.whoAmI(t, s)
 	s.updateRole(t, testbed.RoleOptions{Create: a.Server.createFull})

@@ -36,7 +36,7 @@ type Server struct {
 
 	// What a role does otherwise than by default; nil where it need not.
 	create, revoke             []string
-	createLocked, createFull   []string // users who may not log in, and who have no room for a connection
+	createLocked, createFull   []string // users who may not log in, and who have no room for a connection; nil where there is no such thing
 	refused, locked, full, not string   // what the server says of them, and of what is denied
 }
 
@@ -90,13 +90,14 @@ func MariaDB(bed *testbed.Bed) *Server {
 		return []string{`CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}' ` + options + `;
 			GRANT SELECT, INSERT, UPDATE, DELETE ON ` + bed.MariaDB.Database + `.* TO '{{name}}'@'%';`}
 	}
-	return &Server{
+	server := &Server{
 		Addr: bed.MariaDB.Addr, client: bed.Vault.Client, role: bed.MariaDBRole, sessions: bed.MariaDB.Sessions, exec: bed.MariaDB.Exec,
 
-		whoAmI:     "SELECT substring_index(user(), '@', 1), connection_id()",
-		sleep:      "DO SLEEP(?)",
-		insert:     "INSERT INTO items (name) VALUES (?)",
-		insertSlow: "INSERT INTO items (name) SELECT concat(?, sleep(300))",
+		whoAmI: "SELECT substring_index(user(), '@', 1), connection_id()",
+		sleep:  "DO SLEEP(?)",
+		insert: "INSERT INTO items (name) VALUES (?)",
+		// Two rows: MySQL lets a killed statement finish the row that it sleeps in, and would commit if that were all.
+		insertSlow: "INSERT INTO items (name) SELECT concat(?, sleep(300)) FROM (SELECT 1 UNION SELECT 2) AS twice",
 		count:      "SELECT count(*) FROM items WHERE name LIKE ?",
 		setState:   "SET @kept = 42",
 		getState:   "SELECT @kept",
@@ -110,6 +111,10 @@ func MariaDB(bed *testbed.Bed) *Server {
 		createLocked: create("ACCOUNT LOCK"), createFull: create("WITH MAX_USER_CONNECTIONS -1"),
 		refused: "1045", locked: "4151", full: "1226", not: "1142",
 	}
+	if bed.MariaDB.MySQL {
+		server.createFull, server.locked = nil, "3118"
+	}
+	return server
 }
 
 // complete adds our way to create and drop users.
