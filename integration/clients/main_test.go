@@ -1,15 +1,13 @@
-// Package clients_test takes libraries that people use on a *sql.DB through rotations, on both databases.
-// Each works on while its connections are replaced under it, and nothing it does may fail.
+// Package clients_test takes libraries that people use on a pgxpool or a *sql.DB through rotations, on the
+// databases that they work with. Each works on while its connections are replaced under it, and nothing it does
+// may fail. docs/compatibility.md says which, and names the tests.
 package clients_test
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,9 +16,6 @@ import (
 
 	"github.com/vaultpool/vaultpool/integration/internal/kit"
 	"github.com/vaultpool/vaultpool/integration/testbed"
-	"github.com/vaultpool/vaultpool/mysqlvault"
-	"github.com/vaultpool/vaultpool/pgvault/stdlib"
-	"github.com/vaultpool/vaultpool/rotation"
 )
 
 var shared *testbed.Bed
@@ -28,146 +23,93 @@ var shared *testbed.Bed
 func TestMain(m *testing.M) {
 	os.Exit(kit.Package{
 		Bed: &shared, Options: testbed.Options{Postgres: true, MariaDB: true}, Parallel: 8,
+		Prepare: prepare,
 		Ignore: []goleak.Option{
 			goleak.IgnoreAnyFunction("gorm.io/gorm/internal/lru.NewLRU[...].func1"), // it never ends its cache's
 		},
 	}.Main(m))
 }
 
-// service is a DB of one kind, opened by sql.Open as a program would.
-type service struct {
-	*sql.DB
-	kind    string // "mysql" or "postgres"
-	role    *testbed.Role
-	rotator *rotation.Rotator
-	events  *kit.Recorder
-}
-
-// eachDatabase runs a test on both.
-func eachDatabase(t *testing.T, test func(t *testing.T, s *service)) {
-	t.Helper()
-	for _, kind := range []string{"mysql", "postgres"} {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			test(t, open(t, kind))
-		})
+// prepare makes what refuses a revocation that comes too early. A session may take a moment to end after its
+// socket was closed.
+func prepare(ctx context.Context) error {
+	if err := shared.Postgres.Exec(ctx, `
+		CREATE FUNCTION refuse_if_alive(who name) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN
+			FOR i IN 1 .. 100 LOOP
+				PERFORM pg_stat_clear_snapshot();
+				IF NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = who) THEN
+					RETURN;
+				END IF;
+				PERFORM pg_sleep(0.02);
+			END LOOP;
+			RAISE EXCEPTION 'revoked while % has sessions', who;
+		END $$`); err != nil {
+		return err
 	}
+	return shared.MariaDB.Exec(ctx, `
+		CREATE PROCEDURE refuse_if_alive(IN who VARCHAR(128))
+		BEGIN
+			DECLARE i INT DEFAULT 0;
+			WHILE i < 100 AND EXISTS (SELECT 1 FROM information_schema.processlist WHERE user = who) DO
+				DO SLEEP(0.02);
+				SET i = i + 1;
+			END WHILE;
+			IF i = 100 THEN
+				SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'revoked while the user has sessions';
+			END IF;
+		END;
+		SET GLOBAL local_infile = 1`)
 }
 
-var grants sync.Mutex
-
-// roles may create tables, as migrations do. On PostgreSQL they act as a role that outlives them, which owns
-// what they create.
+// newRole makes a Vault role whose users may create tables, as migrations do, and the connection string for it,
+// with a token file. Its users cannot be dropped while they have sessions.
 func newRole(t *testing.T, kind string) (*testbed.Role, string) {
 	t.Helper()
-	ctx := t.Context()
 	if kind == "mysql" {
-		role, err := shared.MariaDBRole(ctx, testbed.RoleOptions{Create: []string{`
-			CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}';
-			GRANT ALL ON ` + shared.MariaDB.Database + `.* TO '{{name}}'@'%';`}})
+		role, err := shared.MariaDBRole(t.Context(), testbed.RoleOptions{
+			Create: []string{`
+				CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}';
+				GRANT ALL ON ` + shared.MariaDB.Database + `.* TO '{{name}}'@'%';`},
+			Revoke: []string{
+				`CALL ` + shared.MariaDB.Database + `.refuse_if_alive('{{name}}')`,
+				`DROP USER IF EXISTS '{{name}}'@'%'`,
+			},
+		})
 		kit.Check(t, err)
-		return role, shared.MariaDB.DSN("app") + "?parseTime=true"
+		return role, withVault(t, role, shared.MariaDB.DSN("app")+"?parseTime=true&multiStatements=true")
 	}
-	owner := "owner_" + fmt.Sprint(owners.Add(1))
-	asSuperuser := func(sql string) {
-		grants.Lock() // PostgreSQL refuses two at once on the same schema: "tuple concurrently updated"
-		defer grants.Unlock()
-		kit.Check(t, shared.Postgres.Exec(context.WithoutCancel(ctx), sql))
-	}
-	asSuperuser("CREATE ROLE " + owner + "; GRANT ALL ON SCHEMA public TO " + owner)
-	t.Cleanup(func() { asSuperuser("DROP OWNED BY " + owner + "; DROP ROLE " + owner) })
-	role, err := shared.PostgresRole(ctx, testbed.RoleOptions{
+	owner := newOwner(t)
+	role, err := shared.PostgresRole(t.Context(), testbed.RoleOptions{
 		Create: []string{`
 			CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE ` + owner + `;
-			ALTER ROLE "{{name}}" SET role = ` + owner},
-		Revoke: []string{`DROP ROLE IF EXISTS "{{name}}"`},
+			ALTER ROLE "{{name}}" SET role = ` + owner + `;
+			ALTER ROLE "{{name}}" SET search_path = ` + owner},
+		Revoke: []string{`SELECT refuse_if_alive('{{name}}')`, `DROP ROLE IF EXISTS "{{name}}"`},
 	})
 	kit.Check(t, err)
-	return role, shared.Postgres.URL("app")
+	return role, withVault(t, role, shared.Postgres.URL("app"))
+}
+
+// withVault completes a connection string.
+func withVault(t *testing.T, role *testbed.Role, connString string) string {
+	t.Helper()
+	token, err := role.Token(t.Context(), time.Hour)
+	kit.Check(t, err)
+	file := filepath.Join(t.TempDir(), "token")
+	kit.Check(t, os.WriteFile(file, []byte(token), 0o600))
+	return connString + "&vault_path=" + role.CredsPath + "&vault_addr=" + shared.Vault.Addr + "&vault_token_file=" + file
 }
 
 var owners atomic.Int64
 
-func open(t *testing.T, kind string) *service {
+// newOwner makes a role that outlives the users of a Vault role, and a schema of its name. Users act as that role
+// (ALTER ROLE … SET role), so that it owns what they create and nothing keeps them from being dropped.
+func newOwner(t *testing.T) string {
 	t.Helper()
-	s := &service{kind: kind, events: kit.NewRecorder()}
-	var dsn string
-	s.role, dsn = newRole(t, kind)
-	token, err := s.role.Token(t.Context(), time.Hour)
-	kit.Check(t, err)
-	file := filepath.Join(t.TempDir(), "token")
-	kit.Check(t, os.WriteFile(file, []byte(token), 0o600))
-	dsn += "&vault_path=" + s.role.CredsPath + "&vault_addr=" + shared.Vault.Addr + "&vault_token_file=" + file
-	driver := map[string]string{"mysql": mysqlvault.DriverName, "postgres": stdlib.DriverName}[kind]
-	s.DB, err = sql.Open(driver, dsn)
-	kit.Check(t, err)
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("closing: %v", err)
-		}
-		s.checkNothingLeft(t)
-	})
-	s.SetMaxOpenConns(8)
-	s.SetMaxIdleConns(8)
-	kit.Check(t, s.PingContext(t.Context()))
-	if s.rotator = mysqlvault.RotatorOf(s.DB); kind == "postgres" {
-		s.rotator = stdlib.RotatorOf(s.DB)
-	}
-	s.rotator.Subscribe(s.events.Add)
-	return s
+	ctx := context.WithoutCancel(t.Context())
+	owner := "owner_" + fmt.Sprint(owners.Add(1))
+	kit.Check(t, shared.Postgres.Exec(ctx, "CREATE ROLE "+owner+"; CREATE SCHEMA "+owner+" AUTHORIZATION "+owner))
+	t.Cleanup(func() { kit.Check(t, shared.Postgres.Exec(ctx, "DROP OWNED BY "+owner+"; DROP ROLE "+owner)) })
+	return owner
 }
-
-func (s *service) checkNothingLeft(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
-	defer cancel()
-	if leases, err := s.role.Leases(ctx); err != nil || len(leases) > 0 {
-		t.Errorf("left in Vault: leases %v (error %v)", leases, err)
-	}
-	if users, err := s.role.Users(ctx); err != nil || len(users) > 0 {
-		t.Errorf("left in the database: users %v (error %v)", users, err)
-	}
-}
-
-// through has eight workers do something again and again while the credential is replaced three times, and
-// drained and revoked each time.
-func (s *service) through(t *testing.T, work func(ctx context.Context, worker, n int) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*kit.Patience)
-	defer cancel()
-	var stop atomic.Bool
-	var done atomic.Int64
-	var workers sync.WaitGroup
-	for worker := range 8 {
-		workers.Go(func() {
-			for n := 0; !stop.Load(); n++ {
-				if err := work(ctx, worker, n); err != nil {
-					t.Errorf("worker %d, round %d: %v", worker, n, err)
-					return
-				}
-				done.Add(1)
-			}
-		})
-	}
-	defer workers.Wait()
-	defer stop.Store(true)
-	first := s.rotator.Status().Generation
-	for id := first; id < first+3; id++ {
-		before := done.Load()
-		kit.Eventually(t, "work goes on", func(context.Context) bool { return done.Load() > before+20 || t.Failed() })
-		if err := s.rotator.Rotate(ctx); err != nil {
-			t.Errorf("rotating: %v", err)
-			return
-		}
-	}
-	resumeAfter := done.Load()
-	kit.Eventually(t, "work goes on", func(context.Context) bool { return done.Load() > resumeAfter+20 || t.Failed() })
-	stop.Store(true)
-	workers.Wait()
-	for id := first; id < first+3; id++ {
-		s.events.Wait(t, rotation.Revoked, id)
-	}
-	s.events.None(t, rotation.DrainDeadline, rotation.LoginRefused)
-}
-
-var errWrong = errors.New("what was read is not what was written")

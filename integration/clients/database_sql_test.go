@@ -172,7 +172,7 @@ func TestGoose(t *testing.T) {
 	t.Parallel()
 	eachDatabase(t, func(t *testing.T, s *service) {
 		dialect := map[string]goose.Dialect{"mysql": goose.DialectMySQL, "postgres": goose.DialectPostgres}[s.kind]
-		files, err := fs.Sub(migrations, "migrations/"+s.kind)
+		files, err := fs.Sub(migrations, "migrations/goose/"+s.kind)
 		kit.Check(t, err)
 		p, err := goose.NewProvider(dialect, s.DB, files)
 		kit.Check(t, err)

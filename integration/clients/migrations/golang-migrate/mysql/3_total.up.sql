@@ -1,0 +1,1 @@
+CREATE VIEW total AS SELECT count(*) AS n FROM invoices WHERE paid;
