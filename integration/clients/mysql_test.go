@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -167,6 +168,38 @@ func TestMultiStatements(t *testing.T) {
 		}
 		return rows.Err()
 	})
+}
+
+// A view has a definer: who has made it, unless it says otherwise. When that user is revoked, the view is there and
+// nobody can use it.
+func TestViewOfUserThatIsGone(t *testing.T) {
+	t.Parallel()
+	s := open(t, "mysql", "")
+	for _, statement := range []string{
+		"CREATE VIEW theirs AS SELECT 1 AS n",
+		"CREATE SQL SECURITY INVOKER VIEW everybodys AS SELECT 1 AS n",
+	} {
+		_, err := s.ExecContext(t.Context(), statement)
+		kit.Check(t, err)
+	}
+	t.Cleanup(func() {
+		kit.Check(t, shared.MariaDB.Exec(context.WithoutCancel(t.Context()), "DROP VIEW theirs; DROP VIEW everybodys"))
+	})
+	number, _ := s.rotate(t)
+	s.events.Wait(t, rotation.Revoked, number)
+	var n int
+	kit.Check(t, s.QueryRowContext(t.Context(), "SELECT n FROM everybodys").Scan(&n))
+	err := s.QueryRowContext(t.Context(), "SELECT n FROM theirs").Scan(&n)
+	// 1449 says that there is no such definer, to those who may know; others see 1045, as of a refused login, which
+	// is none, and does not replace the credential.
+	if gone := new(mysql.MySQLError); !errors.As(err, &gone) || gone.Number != 1449 && gone.Number != 1045 {
+		t.Errorf("a view whose definer is gone returned %v", err)
+	}
+	if now := s.rotator.Status().Generation; now != number+1 {
+		t.Errorf("generation %d is current, not %d", now, number+1)
+	}
+	s.undisturbed(t)
+	s.checkMoved(t)
 }
 
 // Prepared statements, kept for good, that are large: a thousand arguments, and an argument that is sent in parts.
