@@ -146,6 +146,8 @@ func listen(ctx context.Context, pool *pgvault.Pool, channel string,
 	return ctx.Err()
 }
 
+var errReplaced = errors.New("the connection is of a credential that has been replaced")
+
 // listenOnce listens on one connection until it ends.
 func listenOnce(ctx context.Context, pool *pgvault.Pool, channel string,
 	resync func(context.Context, *pgx.Conn) error, handle func(context.Context, *pgconn.Notification) error,
@@ -161,6 +163,9 @@ func listenOnce(ctx context.Context, pool *pgvault.Pool, channel string,
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
+	if conn.Config().User != pool.Rotator().Status().User {
+		return errReplaced // while idle ones of the last credential are replaced, they serve, but not for long
+	}
 	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
 		return err
 	}

@@ -23,20 +23,20 @@ var shared *testbed.Bed
 func TestMain(m *testing.M) {
 	os.Exit(kit.Package{
 		Bed: &shared, Options: testbed.Options{Postgres: true, MariaDB: true}, Parallel: 8,
-		Prepare: prepare,
+		Prepare: prepare, Clean: clean,
 		Ignore: []goleak.Option{
 			goleak.IgnoreAnyFunction("gorm.io/gorm/internal/lru.NewLRU[...].func1"), // it never ends its cache's
 		},
 	}.Main(m))
 }
 
-// prepare makes what refuses a revocation that comes too early. A session may take a moment to end after its
-// socket was closed.
+// prepare makes what refuses a revocation that comes too early, and allows LOAD DATA LOCAL. A session may take a
+// moment to end after its socket was closed.
 func prepare(ctx context.Context) error {
 	if err := shared.Postgres.Exec(ctx, `
 		CREATE FUNCTION refuse_if_alive(who name) RETURNS void LANGUAGE plpgsql AS $$
 		BEGIN
-			FOR i IN 1 .. 100 LOOP
+			FOR i IN 1 .. 50 LOOP
 				PERFORM pg_stat_clear_snapshot();
 				IF NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = who) THEN
 					RETURN;
@@ -47,19 +47,28 @@ func prepare(ctx context.Context) error {
 		END $$`); err != nil {
 		return err
 	}
+	if err := shared.MariaDB.Root.QueryRowContext(ctx, "SELECT @@GLOBAL.local_infile").Scan(&localInfile); err != nil {
+		return err
+	}
 	return shared.MariaDB.Exec(ctx, `
 		CREATE PROCEDURE refuse_if_alive(IN who VARCHAR(128))
 		BEGIN
 			DECLARE i INT DEFAULT 0;
-			WHILE i < 100 AND EXISTS (SELECT 1 FROM information_schema.processlist WHERE user = who) DO
+			WHILE i < 50 AND EXISTS (SELECT 1 FROM information_schema.processlist WHERE user = who) DO
 				DO SLEEP(0.02);
 				SET i = i + 1;
 			END WHILE;
-			IF i = 100 THEN
+			IF i = 50 THEN
 				SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'revoked while the user has sessions';
 			END IF;
 		END;
 		SET GLOBAL local_infile = 1`)
+}
+
+var localInfile int // as it was: MySQL has it off
+
+func clean(ctx context.Context) error {
+	return shared.MariaDB.Exec(ctx, fmt.Sprintf("SET GLOBAL local_infile = %d", localInfile))
 }
 
 // newRole makes a Vault role whose users may create tables, as migrations do, and the connection string for it,
