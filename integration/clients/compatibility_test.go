@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vaultpool/vaultpool/integration/internal/kit"
@@ -35,8 +36,27 @@ func TestCompatibilityTable(t *testing.T) {
 		}
 	}
 	for _, name := range there {
-		if !slices.Contains(named, name) && name != t.Name() && name != "TestMain" {
+		if !slices.Contains(named, name) && !slices.Contains([]string{"TestMain", "TestCompatibilityTable", "TestReadmeTable"}, name) {
 			t.Errorf("docs/compatibility.md does not name %s", name)
+		}
+	}
+}
+
+// The README names some of them.
+func TestReadmeTable(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	kit.Check(t, err)
+	_, section, _ := strings.Cut(string(text), "\n### Works with\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(section, -1)
+	if len(named) < 10 {
+		t.Errorf("README.md names %d tests below Works with", len(named))
+	}
+	there := testsHere(t)
+	for _, name := range named {
+		if !slices.Contains(there, name[1]) {
+			t.Errorf("README.md names %s, which is no test here", name[1])
 		}
 	}
 }
