@@ -13,10 +13,12 @@ import (
 
 	"github.com/vaultpool/vaultpool/integration/internal/kit"
 	"github.com/vaultpool/vaultpool/pgvault"
+	"github.com/vaultpool/vaultpool/rotation/rotationotel"
 )
 
 // otelpgx traces what the service does, and only that: the connections that are taken and given back to replace
-// them do not show. Its queries name the user that they ran as, which tells the credentials apart.
+// them do not show. Its queries name the user that they ran as, which tells the credentials apart. Beside it,
+// rotationotel traces what the rotator does.
 func TestOtelpgx(t *testing.T) {
 	t.Parallel()
 	spans := &spanCounter{count: make(map[string]int), users: make(map[string]bool)}
@@ -28,6 +30,8 @@ func TestOtelpgx(t *testing.T) {
 			otelpgx.WithQuerySpanNamePrefix())
 	})
 	kit.Check(t, otelpgx.RecordStats(p.Pool.Pool, otelpgx.WithStatsMeterProvider(meters)))
+	_, err := rotationotel.Instrument(p.rotator, rotationotel.Config{TracerProvider: provider, MeterProvider: meters})
+	kit.Check(t, err)
 	tracer := provider.Tracer("test")
 	users := map[string]bool{p.rotator.Status().User: true}
 	p.through(t, func(ctx context.Context, worker, n int) error {
@@ -41,6 +45,11 @@ func TestOtelpgx(t *testing.T) {
 		return err
 	})
 	users[p.rotator.Status().User] = true
+	for _, step := range []string{"rotate", "issue", "probe", "drain", "revoke"} {
+		kit.Eventually(t, "a span for every "+step, func(context.Context) bool {
+			return spans.of("vaultpool."+step) == rotations
+		})
+	}
 
 	spans.mu.Lock()
 	defer spans.mu.Unlock()
@@ -110,6 +119,12 @@ func (c *spanCounter) OnEnd(s sdktrace.ReadOnlySpan) {
 			c.users[a.Value.AsString()] = true
 		}
 	}
+}
+
+func (c *spanCounter) of(name string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count[name]
 }
 
 // Shutdown makes spanCounter an sdktrace.SpanProcessor.
