@@ -53,7 +53,7 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 	r := &report{database: setting.database.name(), duration: o.duration}
 	load := startLoad(ctx, "http://"+service.address, screen)
 	began := time.Now()
-	r.reason = watch(ctx, o.duration, service, load, screen)
+	r.reason = watch(ctx, o.duration, service, load, &r.metrics, screen)
 	load.stop()
 	r.ran = time.Since(began)
 
@@ -76,7 +76,7 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 }
 
 // watch draws a line every second until the duration is over, ctx ends or the service does, and returns which.
-func watch(ctx context.Context, duration time.Duration, service *service, load *load, screen *screen) string {
+func watch(ctx context.Context, duration time.Duration, service *service, load *load, metrics *metrics, screen *screen) string {
 	var over <-chan time.Time
 	if duration > 0 {
 		over = time.After(duration)
@@ -95,6 +95,7 @@ func watch(ctx context.Context, duration time.Duration, service *service, load *
 		case <-ticker.C:
 		}
 		status, err := service.status(ctx)
+		err = errors.Join(err, service.scrape(ctx, metrics))
 		second, total := load.lastSecond(), load.result()
 		screen.live(func(width int) string {
 			return liveLine(width, time.Since(began), status, err, second, total)

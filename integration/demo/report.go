@@ -27,6 +27,7 @@ type report struct {
 	renewals    int
 	rotations   int
 	credentials int         // the service had in all
+	metrics     metrics     // what the service said of itself
 	service     error       // how the service ended; nil in good order
 	jobs        *jobsResult // nil where there are none
 	revocations revocationsResult
@@ -138,6 +139,7 @@ func (r *report) text() string {
 	row("credentials", "%d rotations, %d renewals", r.rotations, r.renewals)
 	row("in the database", "%d items and %d transfers; %d and %d were confirmed",
 		r.books.items, r.books.transfers, r.load.items.confirmed, r.load.transfers.confirmed)
+	row("metrics", "%s", &r.metrics)
 	if r.jobs != nil {
 		row("jobs", "%s", r.jobs)
 	}
