@@ -218,7 +218,7 @@ func firesAt(t *testing.T, engine *promql.Engine, a alert, of site) (time.Durati
 func (s site) storage() storage.Queryable {
 	var all []storage.Series
 	for key, value := range s {
-		set := labels.FromStrings(labels.MetricName, key.name, "job", "shop", "instance", "shop-1:8080", "vaultpool_pool", "orders")
+		set := labels.FromStrings(model.MetricNameLabel, key.name, "job", "shop", "instance", "shop-1:8080", "vaultpool_pool", "orders")
 		if key.label != "" {
 			set = labels.NewBuilder(set).Set(key.label, key.value).Labels()
 		}

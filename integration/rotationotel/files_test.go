@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 	"gopkg.in/yaml.v3"
 
@@ -102,7 +102,7 @@ func (c catalogue) checkSelector(t *testing.T, where string, n *parser.VectorSel
 		return
 	}
 	for _, m := range n.LabelMatchers {
-		if m.Name == labels.MetricName || strings.HasPrefix(m.Value, "$") {
+		if m.Name == model.MetricNameLabel || strings.HasPrefix(m.Value, "$") {
 			continue
 		}
 		values, known := has[m.Name]
@@ -124,11 +124,16 @@ type dashboard struct {
 		ID      int    `json:"id"`
 		Type    string `json:"type"`
 		Title   string `json:"title"`
-		GridPos struct{ H, W, X, Y int }
+		GridPos struct {
+			X int `json:"x"`
+			W int `json:"w"`
+		} `json:"gridPos"`
 		Targets []struct {
-			Datasource struct{ UID string }
-			Expr       string `json:"expr"`
-			Legend     string `json:"legendFormat"`
+			Datasource struct {
+				UID string `json:"uid"`
+			} `json:"datasource"`
+			Expr   string `json:"expr"`
+			Legend string `json:"legendFormat"`
 		} `json:"targets"`
 	} `json:"panels"`
 	Annotations struct {
@@ -139,8 +144,9 @@ type dashboard struct {
 	} `json:"annotations"`
 	Templating struct {
 		List []struct {
-			Name, Type string
-			Definition string
+			Name       string `json:"name"`
+			Type       string `json:"type"`
+			Definition string `json:"definition"`
 		} `json:"list"`
 	} `json:"templating"`
 }

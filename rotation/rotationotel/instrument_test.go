@@ -343,7 +343,7 @@ func engineReasons(t *testing.T) (found []string) {
 				about := n.Doc.Text()
 				if n.Tok == token.CONST && (strings.Contains(about, "is why there is a rotation") || strings.HasPrefix(about, "Why the schedule replaces")) {
 					for _, spec := range n.Specs {
-						for _, v := range spec.(*ast.ValueSpec).Values { //nolint:forcetypeassert // of a const
+						for _, v := range spec.(*ast.ValueSpec).Values {
 							add(v)
 						}
 					}
