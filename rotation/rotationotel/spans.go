@@ -70,8 +70,10 @@ func (s *spans) add(e rotation.Event) {
 
 // beginRotation is for a credential that was issued.
 func (s *spans) beginRotation(e rotation.Event) {
-	s.stop()                                                                                                // one whose end was missed
-	ctx, span := s.tracer.Start(context.Background(), spanRotate, trace.WithTimestamp(e.Time.Add(-e.Took)), //nolint:spancheck // endRotation or stop ends it
+	s.stop() // in case the end of one was missed
+
+	began := trace.WithTimestamp(e.Time.Add(-e.Took))
+	ctx, span := s.tracer.Start(context.Background(), spanRotate, began, //nolint:spancheck // endRotation or stop ends it
 		trace.WithAttributes(s.attributes(e)...))
 	s.step(ctx, spanIssue, e)
 	s.rotating.Store(&rotating{e.Generation, ctx, span})
