@@ -67,7 +67,7 @@ func onBoth(t *testing.T, test func(t *testing.T, on server)) {
 			create: `CREATE USER '%[1]s'@'%%' IDENTIFIED BY '%[2]s'; GRANT SELECT, INSERT ON ` + shared.MariaDB.Database +
 				`.* TO '%[1]s'@'%%'`,
 			drop:   `DROP USER IF EXISTS '%[1]s'@'%%'`,
-			change: `SET PASSWORD FOR '%[1]s'@'%%' = PASSWORD('%[2]s')`, session: "SELECT connection_id()",
+			change: `ALTER USER '%[1]s'@'%%' IDENTIFIED BY '%[2]s'`, session: "SELECT connection_id()",
 			role: func(ctx context.Context) (*testbed.Role, error) {
 				return shared.MariaDBRole(ctx, testbed.RoleOptions{})
 			},
