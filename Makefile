@@ -111,12 +111,12 @@ test-race: ## all tests with the race detector; the servers must be installed (m
 .PHONY: test-postgres
 test-postgres: ## the tests of pgvault and its clients alone, on the PostgreSQL whose initdb is first in PATH
 	@integration/setup.sh postgres mariadb gcc
-	cd integration && go test -race -timeout 20m ./pgvault ./pgvaultstdlib ./pqadapter ./conformance ./clients ./outofband ./readme
+	cd integration && go test -count=1 -race -timeout 20m ./pgvault ./pgvaultstdlib ./pqadapter ./conformance ./clients ./outofband ./readme
 
 .PHONY: test-mysql
 test-mysql: ## the tests of mysqlvault and its clients alone; PGVAULT_TEST_MYSQLD=/usr/sbin/mysqld takes MySQL instead of MariaDB
 	@integration/setup.sh postgres gcc $(if $(PGVAULT_TEST_MYSQLD),,mariadb)
-	cd integration && go test -race -timeout 20m ./mysqlvault ./conformance ./clients ./outofband
+	cd integration && go test -count=1 -race -timeout 20m ./mysqlvault ./conformance ./clients ./outofband
 
 .PHONY: clean
 clean: ## remove what make built here
