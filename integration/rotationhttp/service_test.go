@@ -67,7 +67,6 @@ func open(t *testing.T, role testbed.RoleOptions, shown rotationhttp.Config) *se
 
 func (s *service) serve(t *testing.T, shown rotationhttp.Config) {
 	t.Helper()
-	shown.DrainTimeout = 2 * time.Minute
 	pages := http.StripPrefix("/ops/database", rotationhttp.Handler(s.Rotator(), shown))
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ops/database/", func(w http.ResponseWriter, r *http.Request) {

@@ -102,6 +102,8 @@ func healthy() site {
 			}
 			return 1
 		},
+		gauge("renewals_total"): steps(40*time.Minute, 80*time.Minute, 2*time.Hour, 160*time.Minute),
+		series{"vaultpool_rotations_total", "vaultpool_reason", "lease_ceiling"}: steps(80 * time.Minute),
 		outcome("ok"):             steps(85 * time.Minute),
 		outcome("failed"):         steps(84 * time.Minute),
 		outcome("abandoned"):      constant(0),
@@ -180,6 +182,52 @@ func TestLeaseAlertIsInTime(t *testing.T) {
 			t.Errorf("it fires %v before the end, want 2m30s", left)
 		}
 	}
+}
+
+// Renewals that fail are repeated for half a minute, and then every quarter to three quarters of an hour. The alert goes on
+// as long as they fail, however long the lease is, and ends soon after.
+func TestSourceAlertLastsAsLongAsTheFault(t *testing.T) {
+	t.Parallel()
+	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 10_000_000, Timeout: kit.Patience, LookbackDelta: 5 * time.Minute, Parser: promQL})
+	t.Cleanup(func() { kit.Check(t, engine.Close()) })
+	times := []time.Duration{}
+	for range 8 {
+		times = append(times, onset+time.Minute)
+	}
+	for at := onset + 30*time.Minute; at < end; at += 30 * time.Minute {
+		times = append(times, at)
+	}
+	for _, a := range loadAlerts(t) {
+		if a.Alert != "VaultpoolSourceFailing" {
+			continue
+		}
+		sick := healthy()
+		maps.Copy(sick, site{failure("renew_failed"): steps(times...), gauge("renewals_total"): steps(40 * time.Minute)})
+		a.For = ""
+		for _, at := range []time.Duration{onset + 5*time.Minute, onset + 20*time.Minute, onset + 90*time.Minute, end - time.Minute} {
+			if !holds(t, engine, a, sick, at) {
+				t.Errorf("it is over %v after the onset, and renewals still fail", at-onset)
+			}
+		}
+		mended := onset + 90*time.Minute
+		maps.Copy(sick, site{failure("renew_failed"): steps(times[:9]...), gauge("renewals_total"): steps(40*time.Minute, mended)})
+		if holds(t, engine, a, sick, mended+time.Minute) {
+			t.Error("it goes on after a renewal that succeeded")
+		}
+	}
+}
+
+// holds reports whether an alert's expression holds at a moment.
+func holds(t *testing.T, engine *promql.Engine, a alert, of site, at time.Duration) bool {
+	t.Helper()
+	query, err := engine.NewInstantQuery(context.Background(), of.storage(), nil, a.Expr, time.UnixMilli(at.Milliseconds()))
+	kit.Check(t, err)
+	defer query.Close()
+	result := query.Exec(context.Background())
+	kit.Check(t, result.Err)
+	vector, err := result.Vector()
+	kit.Check(t, err)
+	return len(vector) > 0
 }
 
 // firesAt evaluates an alert as Prometheus does: it fires once its expression has held at each evaluation for as long as

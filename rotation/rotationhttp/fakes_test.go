@@ -74,7 +74,8 @@ func (f *fakeRotator) emit(events ...rotation.Event) {
 func healthy() rotation.Status {
 	now := time.Now()
 	return rotation.Status{
-		Generation: 1, User: "v-app-1", LeaseLeft: time.Hour, Expires: now.Add(time.Hour), Usable: true, Unrevoked: 1,
+		Generation: 1, User: "v-app-1", LeaseLeft: time.Hour, Granted: time.Hour, Expires: now.Add(time.Hour),
+		RotateAt: now.Add(55 * time.Minute), Usable: true, Unrevoked: 1,
 		Next: "renew", NextAt: now.Add(40 * time.Minute),
 		Generations: []rotation.GenerationStatus{{
 			Generation: 1, User: "v-app-1", State: rotation.StateCurrent, Connections: 5,

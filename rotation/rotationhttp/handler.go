@@ -23,10 +23,6 @@ type Config struct {
 	// stalled. It answers within microseconds unless the process gets no processor.
 	// Default 500 ms, less than the second that Kubernetes gives a probe.
 	StallTimeout time.Duration
-	// DrainTimeout is that of the rotator's own [rotation.Config], if it was set there. It says
-	// where the page marks the time that is kept for a rotation, and when a
-	// credential counts as about to end. Default 5 minutes, as there.
-	DrainTimeout time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -35,9 +31,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.StallTimeout <= 0 {
 		c.StallTimeout = 500 * time.Millisecond
-	}
-	if c.DrainTimeout <= 0 {
-		c.DrainTimeout = 5 * time.Minute
 	}
 	return c
 }

@@ -287,3 +287,27 @@ func TestHandlerOfClosedRotator(t *testing.T) {
 		t.Errorf("/readyz answers %d", answer.StatusCode)
 	}
 }
+
+// A server's own bound on writing an answer, set for its other pages, does not cut off one that waits for a rotation.
+func TestRotateOutlastsTheServersWriteTimeout(t *testing.T) {
+	f := &fakeRotator{s: healthy(), onRotate: func(context.Context) error {
+		time.Sleep(300 * time.Millisecond)
+		return nil
+	}}
+	server := httptest.NewUnstartedServer(newHandler(f, Config{AllowRotate: true}))
+	server.Config.WriteTimeout = 100 * time.Millisecond
+	server.Start()
+	defer server.Close()
+	asked, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/rotate", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := server.Client().Do(asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("got %s", answer.Status)
+	}
+}

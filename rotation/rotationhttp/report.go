@@ -186,17 +186,15 @@ func (f Failure) describe() string {
 	return f.Step + of + " failed" + times + ": " + f.Error
 }
 
-// lease is what is known of the current term. The engine rotates a lease that it
-// cannot prolong DrainTimeout before its end, but no more than a fifth of it.
+// lease is what is known of the current term.
 func (h *handler) lease(s rotation.Status, now time.Time) *Lease {
 	if s.Expires.IsZero() {
 		return nil
 	}
 	granted := h.journal.granted(s)
-	ttl := s.Expires.Sub(granted)
 	return &Lease{
-		Granted: stamp(granted), Expires: stamp(s.Expires), TTLSeconds: seconds(ttl),
-		LeftSeconds: seconds(s.Expires.Sub(now)), RotateAt: stamp(s.Expires.Add(-min(h.config.DrainTimeout, ttl/5))),
+		Granted: stamp(granted), Expires: stamp(s.Expires), TTLSeconds: seconds(s.Expires.Sub(granted)),
+		LeftSeconds: seconds(s.Expires.Sub(now)), RotateAt: stamp(s.RotateAt),
 	}
 }
 

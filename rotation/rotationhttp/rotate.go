@@ -51,6 +51,8 @@ func (r *rotates) serve(w http.ResponseWriter, request *http.Request) {
 		writeJSON(w, http.StatusConflict, rotated{Status: "under way"})
 		return
 	}
+	// The server's WriteTimeout is for pages. Where it cannot be moved there is none, or it stays.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(rotateTimeout + 5*time.Second))
 	ctx, cancel := context.WithTimeout(request.Context(), rotateTimeout)
 	defer cancel()
 	answer := make(chan error, 1)

@@ -61,13 +61,24 @@ func TestStates(t *testing.T) {
 			health: "200 alive", ready: "200 degraded", reason: "last step of generation 1 failed, 4 times in a row: connection refused",
 		},
 		"about to end": {
-			change: func(s *rotation.Status) { s.Expires = time.Now().Add(149 * time.Second) },
+			change: func(s *rotation.Status) {
+				s.Expires, s.RotateAt = time.Now().Add(149*time.Second), time.Now().Add(149*time.Second-5*time.Minute)
+			},
 			events: []rotation.Event{{Kind: rotation.Renewed, Generation: 1, TTL: time.Hour, Time: time.Now().Add(149*time.Second - time.Hour)}},
 			health: "200 alive", ready: "200 degraded", reason: "the credential is about to end",
 		},
 		"not about to end yet": {
-			change: func(s *rotation.Status) { s.Expires = time.Now().Add(160 * time.Second) },
+			change: func(s *rotation.Status) {
+				s.Expires, s.RotateAt = time.Now().Add(160*time.Second), time.Now().Add(160*time.Second-5*time.Minute)
+			},
 			events: []rotation.Event{{Kind: rotation.Renewed, Generation: 1, TTL: time.Hour, Time: time.Now().Add(160*time.Second - time.Hour)}},
+			health: "200 alive", ready: "200 ready",
+		},
+		"not due yet, with a short drain timeout": {
+			change: func(s *rotation.Status) {
+				s.Expires, s.RotateAt = time.Now().Add(100*time.Second), time.Now().Add(40*time.Second)
+			},
+			events: []rotation.Event{{Kind: rotation.Renewed, Generation: 1, TTL: time.Hour, Time: time.Now().Add(100*time.Second - time.Hour)}},
 			health: "200 alive", ready: "200 ready",
 		},
 		"no end": {
