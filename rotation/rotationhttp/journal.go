@@ -23,7 +23,7 @@ type journal struct {
 	seq      uint64
 	events   []Event
 	failures map[failing]Failure
-	lives    map[uint64]*life
+	lives    map[uint64]*Generation
 	last     *Error
 }
 
@@ -33,14 +33,8 @@ type failing struct {
 	generation uint64 // of a revocation
 }
 
-// life is what happened to one generation.
-type life struct {
-	Generation
-	termBegan time.Time // the end of its lease is granted from here on; zero if that was not heard
-}
-
 func newJournal() *journal {
-	return &journal{began: time.Now(), failures: make(map[failing]Failure), lives: make(map[uint64]*life)}
+	return &journal{began: time.Now(), failures: make(map[failing]Failure), lives: make(map[uint64]*Generation)}
 }
 
 // add takes an event. It is a subscriber's function.
@@ -115,14 +109,8 @@ func (j *journal) live(e rotation.Event, at time.Time) {
 	}
 	g := j.life(e.Generation)
 	switch e.Kind {
-	case rotation.Issued, rotation.Renewed, rotation.Refreshed:
-		if e.Kind == rotation.Issued {
-			g.Issued = at
-		}
-		g.termBegan = time.Time{}
-		if e.TTL > 0 { // the term counts from before the request
-			g.termBegan = e.Time.Add(-e.Took)
-		}
+	case rotation.Issued:
+		g.Issued = at
 	case rotation.Published:
 		g.Published = at
 	case rotation.Rejected:
@@ -138,10 +126,10 @@ func (j *journal) live(e rotation.Event, at time.Time) {
 }
 
 // life returns the one of a generation, and forgets the oldest.
-func (j *journal) life(generation uint64) *life {
+func (j *journal) life(generation uint64) *Generation {
 	g, known := j.lives[generation]
 	if !known {
-		g = &life{Generation: Generation{Generation: generation, State: rotation.StateIssued, Pools: []Pool{}}}
+		g = &Generation{Generation: generation, State: rotation.StateIssued, Pools: []Pool{}}
 		j.lives[generation] = g
 	}
 	if len(j.lives) > keptGenerations {
@@ -175,19 +163,19 @@ func (j *journal) fill(r *Report, s rotation.Status, now time.Time) {
 		if !living(id) && (id <= s.Generation || !g.Drained.IsZero() || !g.Retired.IsZero()) {
 			g.retire(now)
 		}
-		r.Generations = append(r.Generations, g.Generation)
+		r.Generations = append(r.Generations, *g)
 	}
 }
 
 // update takes what a snapshot says of a generation that lives.
-func (g *life) update(s rotation.GenerationStatus) {
+func (g *Generation) update(s rotation.GenerationStatus) {
 	g.User, g.State, g.Dead, g.Connections, g.Pools = s.User, s.State, s.Dead, s.Connections, pools(s.ByAttachment)
 	g.Issued, g.Expires, g.DrainBy = stamp(s.Issued), stamp(s.Expires), stamp(s.DrainBy)
 	g.Reason = cmp.Or(s.Reason, g.Reason)
 }
 
 // retire is for one that no snapshot has any more.
-func (g *life) retire(now time.Time) {
+func (g *Generation) retire(now time.Time) {
 	g.State, g.Dead, g.Connections, g.Pools, g.DrainBy = rotation.StateRetired, true, 0, []Pool{}, time.Time{}
 	if g.Retired.IsZero() { // without a lease to revoke it ends with its last connection
 		g.Retired = g.Drained
@@ -218,32 +206,4 @@ func (j *journal) failing(s rotation.Status, now time.Time) []Failure {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Step, b.Step), cmp.Compare(a.Generation, b.Generation))
 	})
 	return found
-}
-
-// granted returns when the current term began. Where that was not heard it is
-// taken to be when we began to listen, or the issue, whichever is later.
-func (j *journal) granted(s rotation.Status) time.Time {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if g, known := j.lives[s.Generation]; known {
-		if !g.termBegan.IsZero() {
-			return g.termBegan
-		}
-		if g.Issued.After(j.began) {
-			return g.Issued
-		}
-	}
-	for _, g := range s.Generations {
-		if g.Generation == s.Generation && g.Issued.After(j.began) {
-			return g.Issued
-		}
-	}
-	return minTime(j.began, s.Expires)
-}
-
-func minTime(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }

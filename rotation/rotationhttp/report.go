@@ -59,7 +59,7 @@ type Lease struct {
 	Expires     time.Time `json:"expires"`
 	TTLSeconds  float64   `json:"ttl_seconds"`  // from one to the other
 	LeftSeconds float64   `json:"left_seconds"` // 0 or less once it has ended
-	RotateAt    time.Time `json:"rotate_at"`    // from here on it is replaced, if it was not prolonged before
+	RotateAt    time.Time `json:"rotate_at"`    // when the schedule replaces it, if it is not prolonged before
 }
 
 // Next is what the rotator does next.
@@ -144,7 +144,7 @@ func (h *handler) report() Report {
 		r.Connections += g.Connections
 	}
 	r.Next = next(s, now, r.Failures)
-	r.Lease = h.lease(s, now)
+	r.Lease = lease(s, now)
 	r.State, r.Reasons = h.judge(r, snap)
 	return r
 }
@@ -186,14 +186,13 @@ func (f Failure) describe() string {
 	return f.Step + of + " failed" + times + ": " + f.Error
 }
 
-// lease is what is known of the current term.
-func (h *handler) lease(s rotation.Status, now time.Time) *Lease {
+// lease is the current term.
+func lease(s rotation.Status, now time.Time) *Lease {
 	if s.Expires.IsZero() {
 		return nil
 	}
-	granted := h.journal.granted(s)
 	return &Lease{
-		Granted: stamp(granted), Expires: stamp(s.Expires), TTLSeconds: seconds(s.Expires.Sub(granted)),
+		Granted: stamp(s.Expires.Add(-s.Granted)), Expires: stamp(s.Expires), TTLSeconds: seconds(s.Granted),
 		LeftSeconds: seconds(s.Expires.Sub(now)), RotateAt: stamp(s.RotateAt),
 	}
 }
