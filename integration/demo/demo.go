@@ -13,6 +13,9 @@ const (
 	poolSize    = 20
 	serviceName = "webservice" // also the application_name of its sessions
 
+	// scrapeInterval is far less than Prometheus', as leases are: a drain takes about a second here.
+	scrapeInterval = 200 * time.Millisecond
+
 	// endTimeout bounds the checks in the end, in case a server does not answer.
 	endTimeout = 30 * time.Second
 )
@@ -53,7 +56,9 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 	r := &report{database: setting.database.name(), duration: o.duration}
 	load := startLoad(ctx, "http://"+service.address, screen)
 	began := time.Now()
-	r.reason = watch(ctx, o.duration, service, load, &r.metrics, screen)
+	outage := &outage{vault: bed.Vault, length: o.outage, screen: screen}
+	r.reason = watch(ctx, o.duration, service, load, &r.metrics, outage, screen)
+	r.outage = outage.end()
 	load.stop()
 	r.ran = time.Since(began)
 
@@ -76,13 +81,15 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 }
 
 // watch draws a line every second until the duration is over, ctx ends or the service does, and returns which.
-func watch(ctx context.Context, duration time.Duration, service *service, load *load, metrics *metrics, screen *screen) string {
+func watch(ctx context.Context, duration time.Duration, service *service, load *load, metrics *metrics, outage *outage, screen *screen) string {
 	var over <-chan time.Time
 	if duration > 0 {
 		over = time.After(duration)
 	}
-	ticker := time.NewTicker(time.Second)
+	ticker, scrapes := time.NewTicker(time.Second), time.NewTicker(scrapeInterval)
 	defer ticker.Stop()
+	defer scrapes.Stop()
+	var scrapeErr error
 	began := time.Now()
 	for {
 		select {
@@ -92,10 +99,16 @@ func watch(ctx context.Context, duration time.Duration, service *service, load *
 			return context.Cause(ctx).Error()
 		case <-service.done:
 			return "the service has ended by itself"
+		case <-scrapes.C:
+			scrapeErr = service.scrape(ctx, metrics)
+			continue
 		case <-ticker.C:
 		}
 		status, err := service.status(ctx)
-		err = errors.Join(err, service.scrape(ctx, metrics))
+		if err == nil {
+			outage.consider(ctx, time.Since(began), status)
+		}
+		err = errors.Join(err, scrapeErr)
 		second, total := load.lastSecond(), load.result()
 		screen.live(func(width int) string {
 			return liveLine(width, time.Since(began), status, err, second, total)

@@ -25,10 +25,12 @@ func TestParseOptions(t *testing.T) {
 		want         options
 		wantErr      string
 	}{
-		{nil, "", "", options{database: postgresName, duration: 0}, ""},
-		{nil, "postgres", "", options{database: postgresName, duration: 0}, ""},
-		{nil, "mysql", "90s", options{database: mysqlName, duration: 90 * time.Second}, ""},
-		{[]string{"-duration", "5m", "-db", "postgres"}, "mysql", "90s", options{database: postgresName, duration: 5 * time.Minute}, ""},
+		{nil, "", "", options{database: postgresName, outage: time.Second}, ""},
+		{nil, "postgres", "", options{database: postgresName, outage: time.Second}, ""},
+		{nil, "mysql", "90s", options{database: mysqlName, duration: 90 * time.Second, outage: time.Second}, ""},
+		{[]string{"-duration", "5m", "-db", "postgres", "-outage", "0"}, "mysql", "90s", options{database: postgresName, duration: 5 * time.Minute}, ""},
+		{[]string{"-outage", "3"}, "", "", options{}, `OUTAGE is "3"`},
+		{[]string{"-outage", "-3s"}, "", "", options{}, `OUTAGE is "-3s"`},
 		{nil, "oracle", "", options{}, `DB is "oracle": it must be postgres or mysql`},
 		{[]string{"-db", "mariadb"}, "", "", options{}, `DB is "mariadb"`},
 		{nil, "", "90", options{}, `DURATION is "90"`},

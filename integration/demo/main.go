@@ -6,6 +6,7 @@
 //	make demo                 on PostgreSQL, until Ctrl-C
 //	make demo DB=mysql        on MariaDB
 //	make demo DURATION=90s    ends by itself
+//	make demo OUTAGE=0        without the second for which Vault is sealed
 //
 // It exits with 0 only if no request failed, no session of a revoked user was alive, the service stopped in good order,
 // and nothing was left in Vault or in the database. The first Ctrl-C, SIGTERM or SIGHUP ends it in good order, with the
@@ -13,6 +14,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -68,6 +70,7 @@ func run() int {
 type options struct {
 	database string        // postgresName or mysqlName
 	duration time.Duration // 0: until it is stopped
+	outage   time.Duration // how long Vault is sealed, once; 0: not at all
 	audit    bool          // collect every secret, for a test to look for
 }
 
@@ -75,10 +78,15 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	database := flags.String("db", getenv("DB"), "which `database`: postgres, the default, or mysql, which is MariaDB (DB)")
 	text := flags.String("duration", getenv("DURATION"), "how long to run, such as `90s`; empty means until Ctrl-C (DURATION)")
+	outage := flags.String("outage", cmp.Or(getenv("OUTAGE"), "1s"), "how long Vault is sealed, once, 20 s after the start; 0 means not at all. The lease has 2 to 3 s left then (OUTAGE)")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
 	o := options{database: *database}
+	var err error
+	if o.outage, err = time.ParseDuration(*outage); err != nil || o.outage < 0 {
+		return options{}, fmt.Errorf("OUTAGE is %q: give a time with its unit, such as 1s, or 0", *outage)
+	}
 	switch o.database {
 	case "":
 		o.database = postgresName
@@ -89,7 +97,6 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	if *text == "" {
 		return o, nil
 	}
-	var err error
 	if o.duration, err = time.ParseDuration(*text); err != nil || o.duration <= 0 {
 		return options{}, fmt.Errorf("DURATION is %q: give a time above 0 with its unit, such as 90s or 5m", *text)
 	}

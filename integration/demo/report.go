@@ -28,6 +28,7 @@ type report struct {
 	rotations   int
 	credentials int         // the service had in all
 	metrics     metrics     // what the service said of itself
+	outage      error       // why Vault could not be sealed, or unsealed
 	service     error       // how the service ended; nil in good order
 	jobs        *jobsResult // nil where there are none
 	revocations revocationsResult
@@ -89,6 +90,7 @@ func (r *report) problems() []string {
 	complain(r.load.requests == 0, "no request was sent")
 	complain(r.load.failed > 0, "%d requests failed", r.load.failed)
 	complain(r.service != nil, "%v", r.service)
+	complain(r.outage != nil, "%v", r.outage)
 	complain(r.duration > 0 && r.ran >= longRun && r.rotations < minRotations,
 		"%d rotations in %v, at least %d were due", r.rotations, r.ran.Round(time.Second), minRotations)
 

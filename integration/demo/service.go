@@ -163,6 +163,10 @@ type status struct {
 	Lease      struct {
 		Left float64 `json:"left_seconds"`
 	} `json:"lease"`
+	Next struct {
+		Action    string  `json:"action"`
+		InSeconds float64 `json:"in_seconds"`
+	} `json:"next"`
 	Generations []struct {
 		Generation  uint64 `json:"generation"`
 		Connections int    `json:"connections"`
