@@ -25,7 +25,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 	size := r.pool.Stat().TotalConns()
 	for ctx.Err() == nil {
 		left, missing := t.att.Connections(old), int32(0)
-		if time.Now().Before(by) && !old.Dead() {
+		if time.Now().Before(by) {
 			missing = max(0, size-r.pool.Stat().TotalConns())
 		}
 		if left == 0 && missing == 0 {
@@ -34,10 +34,12 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 			return
 		}
 		began := time.Now()
-		r.round(missing > 0)
+		if r.round(missing > 0) && old.Dead() {
+			continue // there is nothing to spare
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(p.Next(began, left) - time.Since(began)):
+		case <-time.After(p.Next(began, left+int(missing)) - time.Since(began)):
 		}
 	}
 }
@@ -67,8 +69,9 @@ type replacer struct {
 
 // round replaces one connection, if one is idle, or adds one that is missing. While
 // logins fail it leaves alone what is open: that is worth more than what is new. But
-// on a server that is full, closing an old connection is what makes room.
-func (r *replacer) round(missing bool) {
+// on a server that is full, closing an old connection is what makes room. It reports
+// whether it has added one.
+func (r *replacer) round(missing bool) bool {
 	if r.doubt.Load() && !r.old.Dead() {
 		switch err := r.tryLogIn(); {
 		case err == nil:
@@ -76,9 +79,9 @@ func (r *replacer) round(missing bool) {
 			r.lost.Store(false)
 		case serverFull(err) && r.mayClose():
 			r.makeRoom()
-			return
+			return false
 		default:
-			return
+			return false
 		}
 	}
 	open := r.t.gate.close()
@@ -87,16 +90,16 @@ func (r *replacer) round(missing bool) {
 	if victim, others := r.pick(idle); victim != nil {
 		r.misses = 0
 		r.replace(victim, others, open)
-		return
+		return false
 	}
 	if r.misses++; len(idle) == 0 || r.misses > 3 {
 		r.toll.Store(true)
 	}
-	if missing && len(idle) > 0 { // where none is idle, callers build what they need
-		r.makeUp(idle, open)
-		return
+	if missing && (len(idle) > 0 || r.pool.Stat().AcquiredConns() == 0) { // where all are in use, callers build what they need
+		return r.makeUp(idle, open)
 	}
 	r.give(idle)
+	return false
 }
 
 // mayClose reports whether an old connection may be closed though none may come of it. That

@@ -9,8 +9,6 @@
 // answers
 //
 //	logged in to the database as v-kubernetes-app-5yxVbz1S…
-//
-// and http://localhost:8080/vaultpool/ is the status page.
 package main
 
 import (
@@ -93,7 +91,8 @@ func run(ctx context.Context, getenv func(string) string, logger *slog.Logger) (
 	return server.Shutdown(stopping)
 }
 
-// routes is what the program answers: one page, the probes, and the status page.
+// routes is what the program answers: one page, and the probes. The status page would name users and addresses to whoever
+// reaches this port; examples/webservice has it at an address of its own.
 func routes(pool *pgvault.Pool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
@@ -107,6 +106,5 @@ func routes(pool *pgvault.Pool) http.Handler {
 	pages := rotationhttp.Handler(pool.Rotator(), rotationhttp.Config{})
 	mux.Handle("GET /healthz", pages)
 	mux.Handle("GET /readyz", pages)
-	mux.Handle("/vaultpool/", http.StripPrefix("/vaultpool", pages))
 	return mux
 }

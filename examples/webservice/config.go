@@ -11,6 +11,7 @@ import (
 // is none of our business.
 type config struct {
 	listen         string
+	operators      string // empty: as listen
 	database       string // a key of schemas
 	databaseURL    string
 	requestTimeout time.Duration
@@ -39,6 +40,8 @@ func parseConfig(args []string, getenv func(string) string, usage io.Writer) (co
 	flags.SetOutput(usage)
 	flags.StringVar(&cfg.listen, "listen", orDefault(getenv("LISTEN_ADDR"), "127.0.0.1:8080"),
 		"`address` to serve HTTP on (LISTEN_ADDR)")
+	flags.StringVar(&cfg.operators, "operators-listen", getenv("OPERATORS_LISTEN_ADDR"),
+		"`address` to serve the status page, health checks and metrics on, which strangers have no business with; empty: as -listen (OPERATORS_LISTEN_ADDR)")
 	flags.StringVar(&cfg.database, "db", orDefault(getenv("DB"), postgresName),
 		"which `database`: postgres, or mysql for MySQL and MariaDB (DB)")
 	flags.StringVar(&cfg.databaseURL, "database-url", getenv("DATABASE_URL"),

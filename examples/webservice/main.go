@@ -83,24 +83,40 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	return err
 }
 
-// serveDatabase serves what there is on the database until ctx ends.
+// serveDatabase serves what there is on the database until ctx ends: all of it at one address, or what is for operators at
+// one of its own.
 func serveDatabase(ctx context.Context, cfg config, db *database, logger *slog.Logger) (err error) {
 	mux := http.NewServeMux()
 	(&server{store: db.store, timeout: cfg.requestTimeout, logger: logger}).mount(mux)
-	stopMetrics, err := mountOperators(mux, db.rotator, cfg.allowRotate)
+	operators := mux
+	if cfg.operators != "" {
+		operators = http.NewServeMux()
+	}
+	stopMetrics, err := mountOperators(operators, db.rotator, cfg.allowRotate)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopMetrics()) }()
-	return serve(ctx, cfg, mux, logger)
+	if cfg.operators == "" {
+		return serve(ctx, cfg, cfg.listen, mux, logger)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		defer cancel() // neither goes on without the other
+		ended <- serve(ctx, cfg, cfg.operators, operators, logger.With("for", "operators"))
+	}()
+	err = serve(ctx, cfg, cfg.listen, mux, logger)
+	cancel()
+	return errors.Join(err, <-ended)
 }
 
 // serve answers requests until ctx ends, then lets those that are under way finish.
-func serve(ctx context.Context, cfg config, handler http.Handler, logger *slog.Logger) error {
+func serve(ctx context.Context, cfg config, address string, handler http.Handler, logger *slog.Logger) error {
 	var listen net.ListenConfig
-	listener, err := listen.Listen(ctx, "tcp", cfg.listen)
+	listener, err := listen.Listen(ctx, "tcp", address)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", cfg.listen, err)
+		return fmt.Errorf("listen on %s: %w", address, err)
 	}
 	server := &http.Server{
 		Handler:           handler,

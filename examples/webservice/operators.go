@@ -23,7 +23,8 @@ import (
 //	/healthz      200 while the process is alive
 //	/readyz       200 while the database can be logged in to; when it cannot, a restart would not help
 //
-// There are names of users and addresses in it: a service that strangers reach has these on a port of its own.
+// There are names of users and addresses in it: a service that strangers reach has these at an address of their own
+// (-operators-listen).
 //
 // The caller calls stop when it serves no more.
 func mountOperators(mux *http.ServeMux, rotator *rotation.Rotator, allowRotate bool) (stop func() error, err error) {

@@ -23,8 +23,9 @@ func machine() []string {
 	if system == "" {
 		system = runtime.GOOS
 	}
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // nothing, where there is none
-	return append(lines, system+prefixed(", kernel ", strings.TrimSpace(string(kernel))), runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH)
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // nothing, where there is none
+	kernel, _, _ := strings.Cut(string(release), "-")       // whoever built it is of no interest
+	return append(lines, system+prefixed(", kernel ", strings.TrimSpace(kernel)), runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH)
 }
 
 func prefixed(prefix, text string) string {

@@ -97,3 +97,27 @@ func TestPaidLoginsOfAnIdlePool(t *testing.T) {
 		t.Errorf("the pool has grown by %d logins, want 3; the rotator counts %d paid, want 0", n, paid)
 	}
 }
+
+// What died while it was idle is made anew in the background, before anybody needs it.
+func TestIdlePoolWhoseCredentialDied(t *testing.T) {
+	t.Parallel()
+	const size = 4
+	var logins atomic.Int64
+	s := open(t, setup{
+		role: testbed.RoleOptions{DefaultTTL: time.Hour}, params: "pool_max_conns=6", configure: countingLogins(&logins),
+	})
+	s.grow(t.Context(), t, size)
+	check(t, s.bed.Vault.Client.Sys().RevokePrefixWithContext(t.Context(), s.role.CredsPath))
+	if _, err := s.Exec(t.Context(), "SELECT count(*) FROM items"); err == nil {
+		t.Error("a session whose user is gone may read")
+	}
+	s.events.Wait(t, rotation.Published, 2)
+	eventually(t, "all are there again", func(context.Context) bool {
+		stat := s.Stat()
+		return stat.IdleConns() == size && s.connections(2) == size
+	})
+	s.grow(onBehalf(t.Context()), t, size)
+	if n, paid := logins.Load(), s.Rotator().Status().PaidLogins; n != 0 || paid != 0 {
+		t.Errorf("callers made %d logins, the rotator counts %d", n, paid)
+	}
+}

@@ -25,13 +25,13 @@ type gauges struct {
 	connections, unrevoked, limit             metric.Int64ObservableUpDownCounter
 	paid                                      metric.Int64ObservableCounter
 
-	mu        sync.Mutex // guards databases
-	databases map[string]struct{}
+	mu        sync.Mutex           // guards databases
+	databases map[string]time.Time // and when each was last there
 }
 
 // observe creates the gauges and has them read.
 func observe(meter metric.Meter, ask *asker.Asker, base []attribute.KeyValue) (metric.Registration, error) {
-	g := &gauges{ask: ask, base: attribute.NewSet(base...), databases: make(map[string]struct{})}
+	g := &gauges{ask: ask, base: attribute.NewSet(base...), databases: make(map[string]time.Time)}
 	if err := g.create(meter); err != nil {
 		return nil, err
 	}
@@ -141,12 +141,17 @@ func (g *gauges) observeConnections(o metric.Observer, s rotation.Status) {
 	}
 }
 
-// known returns the databases seen so far, those of counts included.
+// forgetAfter is how long a database without connections is reported as such.
+const forgetAfter = time.Hour
+
+// known returns the databases that there are, those of counts included.
 func (g *gauges) known(counts map[string]map[rotation.State]int64) []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := time.Now()
 	for database := range counts {
-		g.databases[database] = struct{}{}
+		g.databases[database] = now
 	}
+	maps.DeleteFunc(g.databases, func(_ string, last time.Time) bool { return now.Sub(last) > forgetAfter })
 	return slices.Collect(maps.Keys(g.databases))
 }
