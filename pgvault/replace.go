@@ -39,7 +39,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(p.Next(began, left+int(missing)) - time.Since(began)):
+		case <-time.After(p.Next(began, left) - time.Since(began)):
 		}
 	}
 }
