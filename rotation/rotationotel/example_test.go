@@ -5,28 +5,32 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/vaultpool/vaultpool/rotation"
 	"github.com/vaultpool/vaultpool/rotation/rotationotel"
 )
 
-// The global providers take the metrics and the spans of a rotator, until it is closed. A pool's is pool.Rotator().
+// Of a pool it is pool.Rotator(), of a *sql.DB mysqlvault.RotatorOf(db).
 func ExampleInstrument() {
+	ctx := context.Background()
 	source := rotation.SourceFunc(func(context.Context) (rotation.Credential, rotation.Lease, error) {
-		return rotation.NewCredential("app", "secret"), rotation.Lease{TTL: time.Hour}, nil
+		return rotation.NewCredential("v-orders-1", "secret"), rotation.Lease{TTL: time.Hour}, nil
 	})
-	rotator, err := rotation.New(context.Background(), source, rotation.Config{})
+	rotator, err := rotation.New(ctx, source, rotation.Config{})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer func() { _ = rotator.Close(context.Background()) }()
+	// The global providers: what the program has set with otel.SetMeterProvider and SetTracerProvider.
+	_, err = rotationotel.Instrument(rotator, rotationotel.Config{
+		Pool:       "orders",
+		Attributes: []attribute.KeyValue{attribute.String("deployment.environment.name", "production")},
+	})
+	fmt.Println("instrumented:", err == nil)
+	fmt.Println("closed:", rotator.Close(ctx) == nil) // ends the reports, too
 
-	stop, err := rotationotel.Instrument(rotator, rotationotel.Config{Pool: "orders"})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop() // or when the rotator is closed, whichever comes first
-	fmt.Println("every rotation is counted")
-	// Output: every rotation is counted
+	// Output:
+	// instrumented: true
+	// closed: true
 }
