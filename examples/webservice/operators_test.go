@@ -104,7 +104,10 @@ func TestOperatorsListen(t *testing.T) {
 	addresses := make(map[string]string) // by whom they are for
 	lines := json.NewDecoder(log)
 	for len(addresses) < 2 {
-		var line struct{ Address, For string }
+		var line struct {
+			Address string `json:"address"`
+			For     string `json:"for"`
+		}
 		if err := lines.Decode(&line); err != nil {
 			t.Fatal(err)
 		}

@@ -140,14 +140,16 @@ func (s *mariadbServer) start(ctx context.Context) error {
 	if len(socket) > maxSocketPath {
 		return errors.New("the path of the temporary directory is too long for MariaDB's socket: set TMPDIR to a shorter one")
 	}
-	args := []string{"--no-defaults",
+	args := []string{
+		"--no-defaults",
 		"--datadir=" + s.dataDir(), "--init-file=" + s.initFile(), "--socket=" + socket,
 		"--pid-file=" + filepath.Join(s.dir, "pid"), "--tmpdir=" + s.dir,
 		"--bind-address=" + host, "--port=" + port, "--skip-name-resolve",
 		"--ssl-cert=" + s.tls.certFile, "--ssl-key=" + s.tls.keyFile, // for clients who ask for it
 		"--max-connections=" + strconv.Itoa(defaultMaxConns),
 		"--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=OFF",
-		"--innodb-buffer-pool-size=64M"}
+		"--innodb-buffer-pool-size=64M",
+	}
 	if s.isMySQL() {
 		// By default it would listen on a second port, and need a directory that packages make.
 		args = append(args, "--mysqlx=OFF", "--secure-file-priv="+s.dir)
