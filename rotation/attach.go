@@ -201,7 +201,8 @@ func bounded(ctx context.Context, what string, f func() error) error {
 	}
 }
 
-// replace runs the target's Replace until old has no connection left here.
+// replace runs the target's Replace: until old has no connection left here, and what the
+// target makes up for is made up for.
 func (a *Attachment) replace(old *Generation, by time.Time) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -49,19 +49,25 @@ func (o *outage) happen(ctx context.Context, in time.Duration) error {
 		return nil
 	case err != nil && ctx.Err() == nil:
 		return err
+	case err != nil: // being stopped: it may be sealed all the same
+		return o.unseal(ctx)
 	}
 	o.screen.printf("Vault is sealed for %v, and answers nothing: see the status page. The renewal that is due now fails, and is repeated", o.length)
 	select {
 	case <-time.After(o.length):
 	case <-ctx.Done():
 	}
-	unsealing, cancel := context.WithTimeout(context.WithoutCancel(ctx), outageTimeout)
-	defer cancel()
-	err := o.vault.Unseal(unsealing)
+	err := o.unseal(ctx)
 	if err == nil {
 		o.screen.printf("Vault is unsealed")
 	}
 	return err
+}
+
+func (o *outage) unseal(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outageTimeout)
+	defer cancel()
+	return o.vault.Unseal(ctx)
 }
 
 // end waits until it is over, if it has begun.

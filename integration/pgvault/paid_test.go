@@ -98,8 +98,8 @@ func TestPaidLoginsOfAnIdlePool(t *testing.T) {
 	}
 }
 
-// What died while it was idle is made anew in the background, before anybody needs it.
-func TestIdlePoolWhoseCredentialDied(t *testing.T) {
+// hazard 46: what died while it was idle is made anew in the background, before anybody needs it.
+func TestHazard46_IdlePoolIsMadeAnew(t *testing.T) {
 	t.Parallel()
 	const size = 4
 	var logins atomic.Int64
