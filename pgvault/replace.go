@@ -26,7 +26,7 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 	for ctx.Err() == nil {
 		left, missing := t.att.Connections(old), int32(0)
 		if time.Now().Before(by) {
-			missing = max(0, size-r.pool.Stat().TotalConns())
+			missing = r.missing(size)
 		}
 		if left == 0 && missing == 0 {
 			// What we gave back looks used just now until pgxpool pings it by itself.
@@ -67,6 +67,18 @@ type replacer struct {
 	lost  atomic.Bool // a connection was closed for one that is not there yet: no login has succeeded since
 }
 
+// missing is how many connections the pool has lost of those that it had, and of those
+// that have come since, by the look of it: a caller who was to get another one may
+// have found one idle, and logged in nowhere.
+func (r *replacer) missing(size int32) int32 {
+	stat := r.pool.Stat()
+	n := max(0, size-stat.TotalConns())
+	if n == 0 && r.lost.Load() && stat.TotalConns() < stat.MaxConns() {
+		return 1
+	}
+	return n
+}
+
 // round replaces one connection, if one is idle, or adds one that is missing. While
 // logins fail it leaves alone what is open: that is worth more than what is new. But
 // on a server that is full, closing an old connection is what makes room. It reports
@@ -95,7 +107,7 @@ func (r *replacer) round(missing bool) bool {
 	if r.misses++; len(idle) == 0 || r.misses > 3 {
 		r.toll.Store(true)
 	}
-	if missing && (len(idle) > 0 || r.pool.Stat().AcquiredConns() == 0) { // where all are in use, callers build what they need
+	if missing {
 		return r.makeUp(idle, open)
 	}
 	r.give(idle)

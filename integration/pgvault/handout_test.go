@@ -76,6 +76,37 @@ func TestHandedOutOld_TakesIdleNew(t *testing.T) {
 	}
 }
 
+// A caller who is to get another connection may find an idle one, and log in nowhere. What the pool has lost by that
+// is made up for, though all others are in use and nobody waits: the drain goes on as fast as before, not only in the
+// second half of its window.
+func TestHandedOutOld_AllInUseNobodyWaits(t *testing.T) {
+	t.Parallel()
+	s := open(t, setup{params: "pool_max_conns=4", configure: func(c *pgvault.Config) { c.Rotation.DrainTimeout = 4 * patience }})
+	held, old := s.take(t, 3), s.Rotator().Status().User
+	s.rotate(t)
+	idle := func(n int32) {
+		eventually(t, "it is idle", func(context.Context) bool { return s.Stat().IdleConns() == n })
+	}
+	for sessionUser(t, held[0]) == old { // until the replacer is at work: now the pool grows
+		held[0].Release()
+		idle(1)
+		held[0] = s.acquire(t)
+	}
+	spare := s.acquire(t)
+	for sessionUser(t, held[1]) == old {
+		spare.Release()
+		idle(1)
+		held[1].Release()
+		idle(2)
+		if held[1] = s.acquire(t); sessionUser(t, held[1]) == old {
+			spare = s.acquire(t)
+		}
+	}
+	eventually(t, "the pool has as many as before", func(context.Context) bool { return s.Stat().IdleConns() == 1 })
+	release(held)
+	s.events.Wait(t, rotation.Revoked, 1)
+}
+
 // In the second half of the drain window nobody gets an old connection, so that no use shorter than that is cut:
 // here, uses that all begin and end together, one after the other, in a pool that never has an idle connection.
 func TestHandedOutOld_NotInTheSecondHalf(t *testing.T) {
