@@ -56,9 +56,9 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 	r := &report{database: setting.database.name(), duration: o.duration}
 	load := startLoad(ctx, "http://"+service.address, screen)
 	began := time.Now()
-	outage := &outage{vault: bed.Vault, length: o.outage, screen: screen}
-	r.reason = watch(ctx, o.duration, service, load, &r.metrics, outage, screen)
-	r.outage = outage.end()
+	story := newStory(ctx, setting, service, load, jobs, o.outage, screen)
+	r.reason = watch(ctx, o.duration, service, load, &r.metrics, story, screen)
+	r.story = story.end()
 	load.stop()
 	r.ran = time.Since(began)
 
@@ -81,7 +81,7 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 }
 
 // watch draws a line every second until the duration is over, ctx ends or the service does, and returns which.
-func watch(ctx context.Context, duration time.Duration, service *service, load *load, metrics *metrics, outage *outage, screen *screen) string {
+func watch(ctx context.Context, duration time.Duration, service *service, load *load, metrics *metrics, story *story, screen *screen) string {
 	var over <-chan time.Time
 	if duration > 0 {
 		over = time.After(duration)
@@ -106,7 +106,7 @@ func watch(ctx context.Context, duration time.Duration, service *service, load *
 		}
 		status, err := service.status(ctx)
 		if err == nil {
-			outage.consider(ctx, time.Since(began), status)
+			story.consider(time.Since(began), status)
 		}
 		err = errors.Join(err, scrapeErr)
 		second, total := load.lastSecond(), load.result()

@@ -27,6 +27,7 @@ type load struct {
 	screen  *screen
 	cancel  context.CancelFunc
 	working sync.WaitGroup
+	calm    sync.RWMutex // held for reading by every steady request, for writing while there are to be none
 
 	mu     sync.Mutex // guards what follows
 	totals loadResult
@@ -50,7 +51,7 @@ func startLoad(ctx context.Context, base string, screen *screen) *load {
 		base: base, screen: screen, cancel: cancel, second: &histogram{},
 		client: &http.Client{
 			Timeout:   requestTimeout,
-			Transport: &http.Transport{MaxIdleConnsPerHost: workers, MaxConnsPerHost: workers},
+			Transport: &http.Transport{MaxIdleConnsPerHost: workers, MaxConnsPerHost: max(workers, rushWorkers)},
 		},
 	}
 	const interval = time.Second * workers / requestsPerSec
@@ -66,6 +67,12 @@ func (l *load) stop() {
 	l.cancel()
 	l.working.Wait()
 	l.client.CloseIdleConnections()
+}
+
+// pause lets the requests under way finish, and keeps the next ones back until resume is called.
+func (l *load) pause() (resume func()) {
+	l.calm.Lock()
+	return l.calm.Unlock
 }
 
 func (l *load) result() loadResult {
@@ -169,12 +176,19 @@ func (w *worker) run(ctx context.Context, due time.Time, interval time.Duration)
 		} else if ctx.Err() != nil {
 			return
 		}
+		if !w.load.calm.TryRLock() { // there is to be no load now
+			w.load.calm.RLock()
+			due = time.Now().Add(rand.N(interval)) // not all at once
+			w.load.calm.RUnlock()
+			continue
+		}
 		op := pick()
 		if len(w.made) == 0 {
 			op = createItem
 		}
 		err := w.do(context.WithoutCancel(ctx), op)
 		w.load.record(op, time.Since(began), err)
+		w.load.calm.RUnlock()
 		due = due.Add(interval)
 	}
 }
@@ -258,16 +272,20 @@ func (w *worker) readAccount(ctx context.Context) error {
 }
 
 func (w *worker) transfer(ctx context.Context) error {
+	from, step := rand.Int64N(accounts), 1+rand.Int64N(accounts-1) // never to itself
+	return w.load.transfer(ctx, from+1, (from+step)%accounts+1)
+}
+
+func (l *load) transfer(ctx context.Context, from, to int64) error {
 	type transfer struct {
 		ID     int64 `json:"id,omitempty"`
 		From   int64 `json:"from"`
 		To     int64 `json:"to"`
 		Amount int64 `json:"amount"`
 	}
-	from, step := rand.Int64N(accounts), 1+rand.Int64N(accounts-1)
-	wanted := transfer{From: from + 1, To: (from+step)%accounts + 1, Amount: 1 + int64(w.count)%10} // never to itself
+	wanted := transfer{From: from, To: to, Amount: 1 + rand.Int64N(10)}
 	var made transfer
-	if err := w.load.ask(ctx, http.MethodPost, "/transfers", wanted, &made); err != nil {
+	if err := l.ask(ctx, http.MethodPost, "/transfers", wanted, &made); err != nil {
 		return err
 	}
 	wanted.ID = made.ID
@@ -275,6 +293,50 @@ func (w *worker) transfer(ctx context.Context) error {
 		return fmt.Errorf("POST /transfers of %+v answered %+v", wanted, made)
 	}
 	return nil
+}
+
+// rush has that many workers transfer money between the same two accounts, as fast as they are answered, until ctx ends.
+func (l *load) rush(ctx context.Context, workers int) *loadResult {
+	var (
+		running sync.WaitGroup
+		mu      sync.Mutex // guards result
+		result  loadResult
+	)
+	for i := range workers {
+		from, to := int64(1+i%2), int64(2-i%2)
+		running.Go(func() {
+			for ctx.Err() == nil {
+				began := time.Now()
+				err := l.transfer(context.WithoutCancel(ctx), from, to)
+				took := time.Since(began)
+				mu.Lock()
+				result.requests++
+				result.latency.add(took)
+				if err != nil {
+					result.failed++
+				}
+				failed := result.failed
+				mu.Unlock()
+				l.recordRush(err)
+				if err != nil && failed <= failuresShown {
+					l.screen.printf("FAILED after %s, in the rush: %v", milliseconds(took), err)
+				}
+			}
+		})
+	}
+	running.Wait()
+	return &result
+}
+
+// recordRush counts one transfer of a rush, whose latency is no part of the steady load's.
+func (l *load) recordRush(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.totals.requests++
+	l.totals.transfers.count(err)
+	if err != nil {
+		l.totals.failed++
+	}
 }
 
 // ask sends one request and reads its answer. Anything but a success is an error.

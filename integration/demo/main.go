@@ -6,7 +6,10 @@
 //	make demo                 on PostgreSQL, until Ctrl-C
 //	make demo DB=mysql        on MariaDB
 //	make demo DURATION=90s    ends by itself
-//	make demo OUTAGE=0        without the second for which Vault is sealed
+//	make demo OUTAGE=0        Vault is never sealed
+//
+// In the first minute it shows, once each, Vault sealed for a second just when a renewal is due, a rush of requests over a
+// rotation, and Vault sealed for longer than the lease lasts.
 //
 // It exits with 0 only if no request failed, no session of a revoked user was alive, the service stopped in good order,
 // and nothing was left in Vault or in the database. The first Ctrl-C, SIGTERM or SIGHUP ends it in good order, with the
@@ -70,7 +73,7 @@ func run() int {
 type options struct {
 	database string        // postgresName or mysqlName
 	duration time.Duration // 0: until it is stopped
-	outage   time.Duration // how long Vault is sealed, once; 0: not at all
+	outage   time.Duration // how long Vault is sealed the first time; 0: never
 	audit    bool          // collect every secret, for a test to look for
 }
 
@@ -78,7 +81,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	database := flags.String("db", getenv("DB"), "which `database`: postgres, the default, or mysql, which is MariaDB (DB)")
 	text := flags.String("duration", getenv("DURATION"), "how long to run, such as `90s`; empty means until Ctrl-C (DURATION)")
-	outage := flags.String("outage", cmp.Or(getenv("OUTAGE"), "1s"), "how long Vault is sealed, once, 20 s after the start; 0 means not at all. The lease has 2 to 3 s left then (OUTAGE)")
+	outage := flags.String("outage", cmp.Or(getenv("OUTAGE"), "1s"), "how long Vault is sealed 20 s after the start, when the lease has 2 to 3 s left; 0 means not at all, and not for longer than the lease lasts later either (OUTAGE)")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}

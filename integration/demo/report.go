@@ -26,9 +26,9 @@ type report struct {
 	load        loadResult
 	renewals    int
 	rotations   int
-	credentials int         // the service had in all
-	metrics     metrics     // what the service said of itself
-	outage      error       // why Vault could not be sealed, or unsealed
+	credentials int     // the service had in all
+	metrics     metrics // what the service said of itself
+	story       storyResult
 	service     error       // how the service ended; nil in good order
 	jobs        *jobsResult // nil where there are none
 	revocations revocationsResult
@@ -90,7 +90,7 @@ func (r *report) problems() []string {
 	complain(r.load.requests == 0, "no request was sent")
 	complain(r.load.failed > 0, "%d requests failed", r.load.failed)
 	complain(r.service != nil, "%v", r.service)
-	complain(r.outage != nil, "%v", r.outage)
+	complain(r.story.err != nil, "%v", r.story.err)
 	complain(r.duration > 0 && r.ran >= longRun && r.rotations < minRotations,
 		"%d rotations in %v, at least %d were due", r.rotations, r.ran.Round(time.Second), minRotations)
 
@@ -126,6 +126,21 @@ func (w *writes) String() string {
 	return fmt.Sprintf("%d asked for, %d confirmed", w.asked, w.confirmed)
 }
 
+// rows says what the episodes came to.
+func (s *storyResult) rows(row func(name, format string, values ...any)) {
+	if s.outage > 0 {
+		row("Vault sealed", "for %v, when a renewal was due", s.outage.Round(10*time.Millisecond))
+	}
+	if s.rush != nil {
+		row("rush", "%d requests by %d at once, %d failed; p50 %s  p99 %s  max %s", s.rush.requests, rushWorkers, s.rush.failed,
+			milliseconds(s.rush.latency.quantile(0.5)), milliseconds(s.rush.latency.quantile(0.99)), milliseconds(s.rush.latency.max))
+	}
+	if lost := s.lost; lost != nil {
+		row("Vault sealed", "for %v, longer than the lease: %d requests while it lasted, %d failed; then no credential for %v, and a new one %v after unsealing",
+			lost.sealed.Round(100*time.Millisecond), lost.requests, lost.failed, lost.lost.Round(100*time.Millisecond), lost.recovery.Round(10*time.Millisecond))
+	}
+}
+
 // text is the summary.
 func (r *report) text() string {
 	var b strings.Builder
@@ -141,6 +156,7 @@ func (r *report) text() string {
 	row("credentials", "%d rotations, %d renewals", r.rotations, r.renewals)
 	row("in the database", "%d items and %d transfers; %d and %d were confirmed",
 		r.books.items, r.books.transfers, r.load.items.confirmed, r.load.transfers.confirmed)
+	r.story.rows(row)
 	row("metrics", "%s", &r.metrics)
 	if r.jobs != nil {
 		row("jobs", "%s", r.jobs)

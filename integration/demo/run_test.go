@@ -26,52 +26,24 @@ func TestStoppedInMidRotation(t *testing.T) {
 
 func stopInMidRotation(t *testing.T, database string) {
 	t.Helper()
-	runtime.LockOSThread() // as in main: the service ends with the thread that started it
-	defer runtime.UnlockOSThread()
-	out, screenOut, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	screen := newScreen(screenOut)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
 	stopped := errors.New("stopped in mid-rotation")
-	read := make(chan struct{})
-	var said strings.Builder
-	go func() {
-		defer close(read)
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			t.Log(lines.Text())
-			said.WriteString(lines.Text() + "\n")
-			if strings.Contains(lines.Text(), " draining ") && !strings.Contains(lines.Text(), "jobs:") {
-				cancel(stopped)
-			}
+	report, said := runUntil(t, options{database: database, audit: true}, func(line string) error {
+		if strings.Contains(line, " draining ") && !strings.Contains(line, "jobs:") {
+			return stopped
 		}
-	}()
-
-	report, err := runDemo(ctx, options{database: database, duration: 5 * time.Minute, audit: true}, screen)
-	screen.close()
-	_ = screenOut.Close()
-	<-read
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Log(report.text())
+		return nil
+	})
 	if report.reason != stopped.Error() {
 		t.Errorf("it ended because %s, without a rotation", report.reason)
 	}
-	for _, problem := range report.problems() {
-		t.Error(problem)
-	}
-	if !strings.Contains(said.String(), " conns ") {
+	if !strings.Contains(said, " conns ") {
 		t.Error("the status page was never read")
 	}
 	if len(report.secrets) < 4 { // a token and a password for each of two, at least
 		t.Errorf("%d secrets are known", len(report.secrets))
 	}
 	for _, secret := range report.secrets { // hazard 45
-		if strings.Contains(said.String()+report.text(), secret) {
+		if strings.Contains(said+report.text(), secret) {
 			t.Error("a secret was printed")
 		}
 	}
@@ -84,6 +56,47 @@ func stopInMidRotation(t *testing.T, database string) {
 	if jobs := report.jobs; database == mysqlName && (jobs == nil || jobs.transactions.confirmed == 0 || jobs.abandoned == 0 || jobs.lookups == 0) {
 		t.Errorf("the jobs did not do everything: %+v", jobs)
 	}
+}
+
+// runUntil runs the demo until enough, which is given each line that it says, returns a reason to stop it. It returns
+// all that was said, too.
+func runUntil(t *testing.T, o options, enough func(line string) error) (_ *report, said string) {
+	t.Helper()
+	runtime.LockOSThread() // as in main: the service ends with the thread that started it
+	defer runtime.UnlockOSThread()
+	out, screenOut, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	screen := newScreen(screenOut)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	read := make(chan struct{})
+	var lines strings.Builder
+	go func() {
+		defer close(read)
+		scanner := bufio.NewScanner(out)
+		for scanner.Scan() {
+			t.Log(scanner.Text())
+			lines.WriteString(scanner.Text() + "\n")
+			if reason := enough(scanner.Text()); reason != nil {
+				cancel(reason)
+			}
+		}
+	}()
+	o.duration = 5 * time.Minute
+	report, err := runDemo(ctx, o, screen)
+	screen.close()
+	_ = screenOut.Close()
+	<-read
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(report.text())
+	for _, problem := range report.problems() {
+		t.Error(problem)
+	}
+	return report, lines.String()
 }
 
 // The look after a revocation finds a session that lives on although its user is gone, and only such a one.

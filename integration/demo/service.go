@@ -160,6 +160,7 @@ func (s *service) exit() string { return s.command.ProcessState.String() }
 type status struct {
 	Generation uint64 `json:"generation"`
 	User       string `json:"user"`
+	Usable     bool   `json:"usable"`
 	Lease      struct {
 		Left float64 `json:"left_seconds"`
 	} `json:"lease"`
@@ -172,6 +173,9 @@ type status struct {
 		Connections int    `json:"connections"`
 	} `json:"generations"`
 }
+
+// dueIn is how long it takes until the service does next what it says.
+func (s *status) dueIn() time.Duration { return time.Duration(s.Next.InSeconds * float64(time.Second)) }
 
 // connections returns how many log in with the current credential and how many with older ones.
 func (s *status) connections() (current, old int) {

@@ -102,7 +102,8 @@ func healthy() site {
 			}
 			return 1
 		},
-		gauge("renewals_total"): steps(40*time.Minute, 80*time.Minute, 2*time.Hour, 160*time.Minute),
+		gauge("events_missed_total"): constant(0),
+		gauge("renewals_total"):      steps(40*time.Minute, 80*time.Minute, 2*time.Hour, 160*time.Minute),
 		series{"vaultpool_rotations_total", "vaultpool_reason", "lease_ceiling"}: steps(80 * time.Minute),
 		outcome("ok"):             steps(85 * time.Minute),
 		outcome("failed"):         steps(84 * time.Minute),
@@ -132,6 +133,7 @@ var ill = map[string]site{
 	"VaultpoolRevocationsFailing": {outcome("failed"): rising(4 * time.Minute)},
 	"VaultpoolLeaseAbandoned":     {outcome("abandoned"): steps(onset + time.Minute)},
 	"VaultpoolUnrevokedNearLimit": {gauge("leases_unrevoked"): afterOnset(constant(1), constant(4))},
+	"VaultpoolEventsMissed":       {gauge("events_missed_total"): steps(onset + time.Minute)},
 	"VaultpoolConnectionsEnded":   {failure("drain_deadline"): steps(onset + time.Minute)},
 }
 
