@@ -53,11 +53,11 @@ func (t *target) learn(err error) {
 	}
 }
 
-// makeUp notes a login for a connection that a rotation took, and reports whether there was
+// settle notes a login for a connection that a rotation took, and reports whether there was
 // one to make up for. A caller's login is one that it paid for then: it would not have had to
 // log in otherwise. (It may also be the pool's own, for MinConns: that is seldom, since
 // the replacer is at work, and cannot be told.)
-func (t *target) makeUp() bool {
+func (t *target) settle() bool {
 	for {
 		n := t.owed.Load()
 		if n <= 0 {

@@ -184,7 +184,7 @@ func (a *attempt) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndD
 	a.t.loggingIn.Add(-1)
 	if a.given.g == nil {
 		a.t.learn(data.Err)
-		if data.Err == nil && !a.sweep && a.t.makeUp() {
+		if data.Err == nil && !a.sweep && a.t.settle() {
 			a.t.att.PaidLogin()
 		}
 	}

@@ -198,7 +198,7 @@ func (r *replacer) replace(victim *pgxpool.Conn, others []*pgxpool.Conn, open fu
 func (r *replacer) makeUp(others []*pgxpool.Conn, open func()) bool {
 	built := r.build(others, open)
 	if built {
-		r.t.makeUp()
+		r.t.settle()
 	}
 	return built
 }
