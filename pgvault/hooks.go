@@ -67,18 +67,18 @@ func (t *target) chain(c *pgxpool.Config) {
 // that nothing it sets is lost.
 func (t *target) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 	c.Tracer = t.user.ConnConfig.Tracer
+	given, _ := ctx.Value(loginKey).(login)
+	if r, ok := ctx.Value(sweepKey).(*replacer); ok && given.g == nil {
+		r.built.Store(true)
+	}
 	if err := t.userBeforeConnect(ctx, c); err != nil {
 		return err
 	}
-	given, _ := ctx.Value(loginKey).(login)
 	if given.g == nil {
 		// Fail before dialling. Waiting here would hold a slot of the pool; the
 		// outer Pool waits, without one.
 		if _, err := t.att.Current(); err != nil {
 			return err
-		}
-		if r, ok := ctx.Value(sweepKey).(*replacer); ok {
-			r.built.Store(true)
 		}
 	}
 	t.loggingIn.Add(1) // until TraceConnectEnd, which pgx calls in any case

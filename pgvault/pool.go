@@ -144,6 +144,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 }
 
 func (p *Pool) shutdown(ctx context.Context) error {
+	p.target.closing.Store(true)
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)

@@ -22,11 +22,11 @@ func (t *target) Replace(ctx context.Context, old *rotation.Generation, by time.
 	if r.pool = t.wait(ctx); r.pool == nil {
 		return
 	}
-	size := r.pool.Stat().TotalConns()
-	for ctx.Err() == nil {
-		left, missing := t.att.Connections(old), int32(0)
+	r.size = r.pool.Stat().TotalConns()
+	for ctx.Err() == nil && !t.closing.Load() {
+		left, missing := t.att.Connections(old), 0
 		if time.Now().Before(by) {
-			missing = r.missing(size)
+			missing = r.missing()
 		}
 		if left == 0 && missing == 0 {
 			// What we gave back looks used just now until pgxpool pings it by itself.
@@ -55,6 +55,7 @@ type replacer struct {
 	pool    *pgxpool.Pool
 	old     *rotation.Generation
 	ctx     context.Context // marked as a sweep
+	size    int32           // how many connections the pool had when the generation began to drain
 	retried bool            // see mayClose
 	misses  int             // looks in a row at which no old connection was idle
 	built   atomic.Bool     // the last Acquire built a connection
@@ -67,16 +68,16 @@ type replacer struct {
 	lost  atomic.Bool // a connection was closed for one that is not there yet: no login has succeeded since
 }
 
-// missing is how many connections the pool has lost of those that it had, and of those
-// that have come since, by the look of it: a caller who was to get another one may
-// have found one idle, and logged in nowhere.
-func (r *replacer) missing(size int32) int32 {
+// missing is how many connections the pool has lost of those that it had. One of those
+// that have come since may be lost as well: a caller who was to get another one has found
+// one idle, and logged in nowhere.
+func (r *replacer) missing() int {
 	stat := r.pool.Stat()
-	n := max(0, size-stat.TotalConns())
-	if n == 0 && r.lost.Load() && stat.TotalConns() < stat.MaxConns() {
-		return 1
+	n := max(0, r.size-stat.TotalConns())
+	if n == 0 && r.lost.Load() && stat.ConstructingConns() == 0 && stat.TotalConns() < stat.MaxConns() {
+		n = 1
 	}
-	return n
+	return int(n)
 }
 
 // round replaces one connection, if one is idle, or adds one that is missing. While
@@ -107,7 +108,7 @@ func (r *replacer) round(missing bool) bool {
 	if r.misses++; len(idle) == 0 || r.misses > 3 {
 		r.toll.Store(true)
 	}
-	if missing {
+	if missing && r.missing() > 0 { // still: the look at it may be long ago
 		return r.makeUp(idle, open)
 	}
 	r.give(idle)
@@ -217,11 +218,11 @@ func (r *replacer) build(others []*pgxpool.Conn, open func()) bool {
 	r.built.Store(false)
 	c, err := r.pool.Acquire(&deciding{Context: ctx, decided: giveBack})
 	giveBack()
-	r.doubt.Store(err != nil)
+	built := r.built.Load()
+	r.doubt.Store(err != nil && (built || ctx.Err() == nil)) // where none was tried the pool was full
 	if err != nil {
 		return false
 	}
-	built := r.built.Load()
 	r.giveOne(c, !built)
 	return built
 }

@@ -32,6 +32,8 @@ type target struct {
 	loggingIn atomic.Int32 // logins of the pool that are under way
 	owed      atomic.Int32 // connections that a rotation took from the pool and that no login has made up for
 
+	closing atomic.Bool // Shutdown was called: nothing is replaced or made up for any more
+
 	// End has closed sockets of connections that their users may give back yet.
 	ended atomic.Bool
 

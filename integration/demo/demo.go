@@ -58,6 +58,7 @@ func runDemo(ctx context.Context, o options, screen *screen) (_ *report, err err
 	began := time.Now()
 	story := newStory(ctx, setting, service, load, jobs, o.outage, screen)
 	r.reason = watch(ctx, o.duration, service, load, &r.metrics, story, screen)
+	load.cancel()
 	r.story = story.end()
 	load.stop()
 	r.ran = time.Since(began)
@@ -136,8 +137,11 @@ func liveLine(width int, elapsed time.Duration, status *status, statusErr error,
 	if width < wideEnough {
 		requests = "req"
 	}
-	return fmt.Sprintf("%s  %s  %d %s  %d failed  p99 %s",
-		clock(elapsed), who, total.requests, requests, total.failed, milliseconds(second.quantile(0.99)))
+	p99 := "-"
+	if second.total > 0 {
+		p99 = milliseconds(second.quantile(0.99))
+	}
+	return fmt.Sprintf("%s  %s  %d %s  %d failed  p99 %s", clock(elapsed), who, total.requests, requests, total.failed, p99)
 }
 
 // shortUser keeps the ends of v-token-r0001-Ab3…-1763759012, which tell one user from the next.

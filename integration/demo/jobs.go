@@ -26,8 +26,6 @@ type jobs struct {
 	lookup  *sql.Stmt
 	cancel  context.CancelFunc
 	working sync.WaitGroup
-	calm    sync.RWMutex // held for reading by every job, for writing while there are to be none
-	usable  func() bool  // a login is possible now
 
 	mu   sync.Mutex // guards what follows
 	seen jobsResult
@@ -83,7 +81,6 @@ func startJobs(ctx context.Context, setting *setting, revocations *revocations, 
 	j := &jobs{db: sql.OpenDB(connector), server: mariadb, screen: screen, events: &events{revocations: revocations}}
 	j.db.SetMaxOpenConns(jobsConns)
 	j.db.SetMaxIdleConns(jobsConns)
-	j.usable = func() bool { return connector.Rotator().Status().Usable }
 	connector.Rotator().Subscribe(func(e rotation.Event) {
 		j.events.add(newEvent(e))
 		screen.printf("%s jobs: %s", e.Time.Format(time.TimeOnly), newEvent(e))
@@ -125,9 +122,7 @@ func (j *jobs) run(ctx context.Context) {
 				case <-ctx.Done():
 					return
 				}
-				j.calm.RLock()
 				job(ctx)
-				j.calm.RUnlock()
 			}
 		})
 	}
@@ -138,12 +133,6 @@ func (j *jobs) run(ctx context.Context) {
 		every(lookupInterval, 0, j.look)
 	}
 	every(abandonInterval, 0, j.abandon)
-}
-
-// pause lets the jobs under way finish, and keeps the next ones back until resume is called.
-func (j *jobs) pause() (resume func()) {
-	j.calm.Lock()
-	return j.calm.Unlock
 }
 
 // stop lets the transactions under way finish, closes the sql.DB, and returns what there is to say, but for what

@@ -317,7 +317,7 @@ func (l *load) rush(ctx context.Context, workers int) *loadResult {
 				}
 				failed := result.failed
 				mu.Unlock()
-				l.recordRush(err)
+				l.recordRush(took, err)
 				if err != nil && failed <= failuresShown {
 					l.screen.printf("FAILED after %s, in the rush: %v", milliseconds(took), err)
 				}
@@ -328,11 +328,12 @@ func (l *load) rush(ctx context.Context, workers int) *loadResult {
 	return &result
 }
 
-// recordRush counts one transfer of a rush, whose latency is no part of the steady load's.
-func (l *load) recordRush(err error) {
+// recordRush counts one transfer of a rush, whose latency is part of that second's, and not of the steady load's.
+func (l *load) recordRush(took time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.totals.requests++
+	l.second.add(took)
 	l.totals.transfers.count(err)
 	if err != nil {
 		l.totals.failed++

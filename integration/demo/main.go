@@ -9,7 +9,7 @@
 //	make demo OUTAGE=0        Vault is never sealed
 //
 // In the first minute it shows, once each, Vault sealed for a second just when a renewal is due, a rush of requests over a
-// rotation, and Vault sealed for longer than the lease lasts.
+// rotation, and, on PostgreSQL, Vault sealed for longer than the lease lasts.
 //
 // It exits with 0 only if no request failed, no session of a revoked user was alive, the service stopped in good order,
 // and nothing was left in Vault or in the database. The first Ctrl-C, SIGTERM or SIGHUP ends it in good order, with the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/vaultpool/vaultpool/integration/testbed"
@@ -15,7 +14,6 @@ type story struct {
 	setting *setting
 	service *service
 	load    *load
-	jobs    *jobs // nil where there are none
 	screen  *screen
 	outage  time.Duration // of the short episode
 
@@ -51,15 +49,16 @@ const (
 	lead = 100 * time.Millisecond
 )
 
-// newStory is told by consider what time it is.
+// newStory is told by consider what time it is. Where there are jobs their credential must not be lost: a statement that
+// they have given up goes on then, since nobody can log in to end it.
 func newStory(ctx context.Context, setting *setting, service *service, load *load, jobs *jobs, outage time.Duration, screen *screen) *story {
-	s := &story{setting: setting, service: service, load: load, jobs: jobs, screen: screen, outage: outage}
+	s := &story{setting: setting, service: service, load: load, screen: screen, outage: outage}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	if outage > 0 {
 		s.episodes = append(s.episodes, episode{outageAfter, dueSoon("renew"), s.shortOutage})
 	}
 	s.episodes = append(s.episodes, episode{rushAfter, dueSoon("rotate"), s.rush})
-	if outage > 0 {
+	if outage > 0 && jobs == nil {
 		s.episodes = append(s.episodes, episode{lossAfter, dueSoon("renew"), s.loss})
 	}
 	return s
@@ -78,6 +77,9 @@ func (s *story) consider(elapsed time.Duration, now *status) {
 	if s.running != nil {
 		select {
 		case err := <-s.running:
+			if err != nil {
+				s.screen.printf("FAILED: %v", err)
+			}
 			s.told.err = errors.Join(s.told.err, err)
 			s.running = nil
 			if len(s.episodes) == 0 {
@@ -104,6 +106,17 @@ func (s *story) end() storyResult {
 		s.told.err = errors.Join(s.told.err, <-s.running)
 	}
 	return s.told
+}
+
+// pauseLoad is the load's. If the demo ends meanwhile the load does not go on.
+func (s *story) pauseLoad() (resume func()) {
+	resume = s.load.pause()
+	return func() {
+		if s.ctx.Err() != nil {
+			s.load.cancel()
+		}
+		resume()
+	}
 }
 
 // until sleeps until then, or returns false because the demo ends.
@@ -155,8 +168,8 @@ func (s *story) seal(ctx context.Context) (unseal func() error, _ error) {
 		return nil, nil
 	case err != nil && ctx.Err() != nil: // being stopped: it may be sealed all the same
 		return nil, unseal()
-	case err != nil:
-		return nil, err
+	case err != nil: // likewise
+		return nil, errors.Join(err, unseal())
 	}
 	return unseal, nil
 }
@@ -172,12 +185,14 @@ func (s *story) rush(ctx context.Context, now *status) error {
 	if !until(ctx, time.Now().Add(now.dueIn()-rushLength/4)) {
 		return nil
 	}
-	defer s.load.pause()()
+	defer s.pauseLoad()()
 	s.screen.printf("a rush: for %v, in place of the steady load, %d requests at once that wait for the same two rows, so that no connection is idle",
 		rushLength, rushWorkers)
 	ctx, cancel := context.WithTimeout(ctx, rushLength)
 	defer cancel()
-	s.told.rush = s.load.rush(ctx, rushWorkers)
+	if result := s.load.rush(ctx, rushWorkers); result.requests > 0 {
+		s.told.rush = result
+	}
 	s.screen.printf("the rush is over")
 	return nil
 }
@@ -200,23 +215,25 @@ const (
 
 // loss seals Vault until the service's credential has ended. The load goes on as long as the lease lasts, and pauses
 // then: as soon as Vault is back it drops the user, whom what is open belongs to, and only after that issues another.
-// The jobs pause from the start, since those that lose patience lose their connection.
 func (s *story) loss(ctx context.Context, _ *status) (err error) {
-	if s.jobs != nil {
-		defer s.jobs.pause()()
-	}
+	resume := func() {}
+	defer func() { resume() }() // after Vault was unsealed
 	began, before := time.Now(), s.load.result()
 	unseal, err := s.seal(ctx)
 	if err != nil || unseal == nil {
 		return err
 	}
-	unseal = sync.OnceValue(unseal)
-	defer func() { err = errors.Join(err, unseal()) }()
+	sealed := true
+	defer func() {
+		if sealed {
+			err = errors.Join(err, unseal())
+		}
+	}()
 	s.screen.printf("Vault is sealed for longer than the lease lasts: until then all goes on, then the credential is lost")
 	if err := s.await(ctx, lossTimeout, "the lease to end", func(st *status) bool { return st.Lease.Left < lossPause }); err != nil || ctx.Err() != nil {
 		return err
 	}
-	defer s.load.pause()()
+	resume = s.pauseLoad()
 	paused := s.load.result()
 	s.screen.printf("the load pauses, since no service can do without a credential")
 	if err := s.await(ctx, lossTimeout, "the credential to be lost", func(st *status) bool { return !st.Usable }); err != nil {
@@ -224,12 +241,12 @@ func (s *story) loss(ctx context.Context, _ *status) (err error) {
 	}
 	lost := time.Now()
 	until(ctx, lost.Add(lossShown))
+	sealed = false
 	if err := unseal(); err != nil {
 		return err
 	}
 	unsealed := time.Now()
-	back := func(st *status) bool { return st.Usable && (s.jobs == nil || s.jobs.usable()) }
-	if err := s.await(ctx, recoveryTimeout, "a new credential, now that Vault is back", back); err != nil || ctx.Err() != nil {
+	if err := s.await(ctx, recoveryTimeout, "a new credential, now that Vault is back", func(st *status) bool { return st.Usable }); err != nil || ctx.Err() != nil {
 		return err
 	}
 	s.told.lost = &lossResult{

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -184,4 +185,28 @@ func isDenied(err error) bool {
 	var connect *pgconn.ConnectError
 	var pgErr *pgconn.PgError
 	return !errors.As(err, &connect) && errors.As(err, &pgErr) && (pgErr.Code == "42501" || pgErr.Code == "42704")
+}
+
+// While the pool is being closed nothing is logged in in place of connections that are gone.
+func TestClose_LogsInNowhereDuringADrain(t *testing.T) {
+	t.Parallel()
+	const window = 4 * time.Second
+	var logins atomic.Int64
+	s := open(t, setup{params: "pool_max_conns=6", configure: func(c *pgvault.Config) {
+		c.Rotation.DrainTimeout = window
+		c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
+			logins.Add(1)
+			return nil
+		}
+	}})
+	held := s.take(t, 6)
+	s.rotate(t)
+	s.events.Wait(t, rotation.Draining, 1)
+	release(held[1:])
+	before := logins.Load()
+	time.AfterFunc(window/2, held[0].Release) // many looks of the replacer later
+	s.Close()
+	if n := logins.Load() - before; n > 1 { // one may have been under way
+		t.Errorf("%d logins while the pool was being closed", n)
+	}
 }
