@@ -110,12 +110,12 @@ func (s *story) end() storyResult {
 
 // pauseLoad is the load's. If the demo ends meanwhile the load does not go on.
 func (s *story) pauseLoad() (resume func()) {
-	resume = s.load.pause()
+	goOn := s.load.pause()
 	return func() {
 		if s.ctx.Err() != nil {
 			s.load.cancel()
 		}
-		resume()
+		goOn()
 	}
 }
 
