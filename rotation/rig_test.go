@@ -134,6 +134,7 @@ func (g *rig) current() uint64 {
 }
 
 func (g *rig) recorded() []Event {
+	synctest.Wait() // they are handed over on another goroutine
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return append([]Event(nil), g.events...)
