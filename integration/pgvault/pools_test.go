@@ -20,7 +20,13 @@ import (
 // hazard 8: the embedded pool, given to database/sql, rotates and drains as well.
 func TestHazard08_RawPoolInDatabaseSQL(t *testing.T) {
 	t.Parallel()
-	s := open(t, setup{params: "pool_max_conns=6"})
+	// In the second half of the window every old connection is given up, whatever kept it until then.
+	s := open(t, setup{params: "pool_max_conns=6", configure: drainTimeout(patience)})
+	t.Cleanup(func() {
+		if stat := s.Stat(); t.Failed() {
+			t.Logf("%d connections, %d in use, %d being opened; %+v", stat.TotalConns(), stat.AcquiredConns(), stat.ConstructingConns(), s.Rotator().Status())
+		}
+	})
 	db := stdlib.OpenDBFromPool(s.Pool.Pool)
 	t.Cleanup(func() { check(t, db.Close()) })
 	old := s.Rotator().Status().User
