@@ -332,7 +332,6 @@ func TestHazard48_NewAbandoned(t *testing.T) {
 	}
 	answers.Open()
 	s.waitNothingLeft(t)
-	if n := s.revocations(); n != 1 {
-		t.Errorf("%d revocations, not 1", n)
-	}
+	// Vault may have done it before its answer has passed the proxy, which counts then.
+	eventually(t, "it was revoked, once", func(context.Context) bool { return s.revocations() == 1 })
 }
